@@ -1,0 +1,232 @@
+//! The Unix socket of the Workload API: taking it, giving it back, and who is at the other end of a connection.
+//!
+//! The socket can be connected to by every user (mode 0666): who gets an identity is decided by attestation, as in
+//! SPIRE. Its directory limits who can reach it; one that does not exist is created with mode 0711.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::server::Connected;
+
+use super::process::Process;
+use super::{AuthorityConfig, Error};
+
+/// `sun_path` has 108 bytes, the last one is zero.
+const PATH_BYTES_MAX: usize = 107;
+/// A workload needs one or two connections; each costs us two descriptors of the usual 1024.
+const CONNECTIONS_MAX: usize = 128;
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The socket in the file system. Dropping it removes it, unless it has been replaced by another one.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+/// Takes the socket: replaces one that nobody listens at, refuses one where somebody does.
+pub(super) fn bind(config: &AuthorityConfig) -> Result<(UnixListener, SocketFile), Error> {
+    let path = config.socket.as_path();
+    let length = path.as_os_str().len();
+    if length > PATH_BYTES_MAX {
+        return Err(Error::SocketPathTooLong { path: path.to_owned(), length });
+    }
+    let failed = |source| Error::Socket { path: path.to_owned(), source };
+    create_directory(config.directory()).map_err(failed)?;
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
+    let identity = identity(path).map_err(failed)?;
+    Ok((listener, SocketFile { path: path.to_owned(), identity }))
+}
+
+impl SocketFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Connections, for as long as they are wanted. An error of one accept is not the end of the server.
+pub(super) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    unfold((listener, room), |(listener, room)| async {
+        // Waiting here leaves the rest in the kernel's backlog, which refuses what it cannot hold.
+        let permit = Arc::clone(&room).acquire_owned().await.ok()?;
+        let stream = accept(&listener).await;
+        Some((Ok(Connection::new(stream, permit)), (listener, room)))
+    })
+}
+
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!(%error, "a workload could not connect");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Who is at the other end: as the kernel said when the connection was made.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// None if it has ended, or cannot be seen from here.
+    pub(super) process: Option<Process>,
+    pub(super) uid: u32,
+}
+
+/// One workload's connection.
+pub(super) struct Connection {
+    stream: UnixStream,
+    caller: Option<Caller>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Looks at once at the process that connected: the sooner, the less its number can have been used again.
+    fn new(stream: UnixStream, room: OwnedSemaphorePermit) -> Self {
+        let caller = stream.peer_cred().ok().map(|credentials| {
+            let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+            Caller { process: pid.and_then(|pid| Process::open(pid).ok()), uid: credentials.uid() }
+        });
+        Self { stream, caller, _room: room }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Option<Caller>;
+
+    fn connect_info(&self) -> Option<Caller> {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+fn create_directory(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o711).create(directory) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Socket { path: path.to_owned(), source };
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(failed)?,
+    };
+    if !found.file_type().is_socket() {
+        return Err(Error::NotASocket { path: path.to_owned() });
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(source) => Err(failed(source)),
+        Ok(_) => Err(Error::SocketInUse { path: path.to_owned() }),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(path: &Path) -> AuthorityConfig {
+        AuthorityConfig::new(path)
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("deeper").join("api.sock");
+        let (listener, file) = bind(&config(&path)).expect("the first");
+        let refused = bind(&config(&path)).expect_err("it is live");
+        assert!(refused.to_string().contains("another process serves"), "{refused}");
+        std::mem::forget(file);
+        drop(listener);
+        let (_listener, file) = bind(&config(&path)).expect("it is stale");
+        assert_eq!(file.path(), path);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_left_alone() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("precious");
+        fs::write(&path, "data").expect("written");
+        assert!(matches!(bind(&config(&path)), Err(Error::NotASocket { .. })));
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_path_that_the_kernel_would_cut_is_refused_with_its_length() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("a".repeat(PATH_BYTES_MAX));
+        let refused = bind(&config(&path)).expect_err("it is too long");
+        assert!(refused.to_string().contains(&path.as_os_str().len().to_string()), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_took_our_place_is_not_removed() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("api.sock");
+        let (_listener, file) = bind(&config(&path)).expect("the first");
+        fs::remove_file(&path).expect("removed by someone");
+        let _other = UnixListener::bind(&path).expect("the second");
+        drop(file);
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,34 @@
+//! Development servers on the real wires, and every test's fixture.
+//!
+//! - [`authority`]: the SPIFFE Workload API, with attestation of real processes and real rotation;
+//! - [`vault`]: the HTTP API of Vault and OpenBao, with leases that truly end;
+//! - [`postgres`]: a throw-away cluster of the PostgreSQL that is installed;
+//! - [`witness`]: tells a test which secrets these servers issued, so that it can search for them.
+//!
+//! Services find them where they would find the real ones, and cannot tell the difference. This crate deliberately
+//! knows nothing of plans, workers or the registry, and no production crate depends on it.
+//!
+//! # Test your SPIFFE client in ten lines
+//!
+//! Any client will do; here it is the crate `spiffe`. The authority runs inside the test and is gone with it.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+//! use hive_dev::authority::{Authority, AuthorityConfig, Entry};
+//!
+//! let directory = tempfile::tempdir()?;
+//! let authority = Authority::start(AuthorityConfig::new(directory.path().join("api.sock"))).await?;
+//! authority.add_entry(Entry::of_process("/ns/shop/sa/cart", std::process::id()))?;
+//!
+//! let source = spiffe::X509Source::builder().endpoint(authority.endpoint()).build().await?;
+//! assert_eq!(source.svid()?.spiffe_id().path(), "/ns/shop/sa/cart");
+//!
+//! authority.rotate_x509().await?; // your client keeps working, or your test fails
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).expect("it works");
+//! ```
+
+pub mod authority;
+pub mod postgres;
+pub mod vault;
+pub mod witness;

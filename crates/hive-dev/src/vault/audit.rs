@@ -1,0 +1,73 @@
+//! The audit log: one JSON object per line; who asked what, and what came of it, and never a secret.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{Error, clock};
+
+/// What a line of the log tells.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Entry {
+    /// `request`, `lease_expired`, `lease_revoked`, `lease_revocation_failed`, `token_expired` or `token_revoked`.
+    pub(super) event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) accessor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) spiffe_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lease_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+/// The open log.
+pub(super) struct Audit {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Audit {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Audit { path: path.to_owned(), source };
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file) })
+    }
+
+    /// Writes one line. As in Vault, what cannot be audited must not be answered.
+    pub(super) fn write(&self, entry: &Entry) -> Result<(), Error> {
+        let failed = |source| Error::Audit { path: self.path.clone(), source };
+        let line = Line { time: clock::rfc3339(SystemTime::now()), entry };
+        let mut text = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text).map_err(failed)
+    }
+
+    /// Notes what happened by itself. The lease has ended whether or not the disk is full.
+    pub(super) fn note(&self, entry: &Entry) {
+        if let Err(error) = self.write(entry) {
+            tracing::warn!(%error, event = entry.event, "an event is missing in the audit log");
+        }
+    }
+}

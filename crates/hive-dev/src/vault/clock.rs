@@ -1,0 +1,107 @@
+//! Times and durations as Vault writes them.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// `2026-11-24T10:00:00.123456789Z`.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ((year, month, day), (hour, minute, second)) = civil(since.as_secs());
+    let nanos = since.subsec_nanos();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+}
+
+/// `2026-11-24 10:00:00+0000`, for `VALID UNTIL`.
+pub(super) fn sql(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ((year, month, day), (hour, minute, second)) = civil(since.as_secs());
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}+0000")
+}
+
+/// `1h0m0s`, as Go prints a duration.
+pub(super) fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let mut text = String::new();
+    if hours > 0 {
+        let _ = write!(text, "{hours}h");
+    }
+    if hours > 0 || minutes > 0 {
+        let _ = write!(text, "{minutes}m");
+    }
+    let _ = write!(text, "{rest}s");
+    text
+}
+
+/// A whole number of seconds, or text such as `90s`, `15m`, `1h`.
+pub(super) fn parse_duration(value: &serde_json::Value) -> Option<Duration> {
+    if let Some(seconds) = value.as_u64() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let text = value.as_str()?;
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor).map(Duration::from_secs)
+}
+
+type Triple = (u64, u64, u64);
+
+/// Howard Hinnant's `civil_from_days`, for the years after 1970.
+fn civil(unix_seconds: u64) -> (Triple, Triple) {
+    let (days, rest) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    ((year, month, day), (rest / 3600, rest / 60 % 60, rest % 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn days_are_counted_as_the_calendar_does() {
+        let table = [
+            (0, "1970-01-01 00:00:00+0000"),
+            (951_782_400, "2000-02-29 00:00:00+0000"),
+            (1_709_251_199, "2024-02-29 23:59:59+0000"),
+            (1_795_514_400, "2026-11-24 10:00:00+0000"),
+            (4_107_542_400, "2100-03-01 00:00:00+0000"),
+        ];
+        for (seconds, text) in table {
+            assert_eq!(sql(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn durations_are_read_and_written_as_in_go() {
+        let table =
+            [(json!(30), 30, "30s"), (json!("90s"), 90, "1m30s"), (json!("1h"), 3600, "1h0m0s")];
+        for (given, seconds, text) in table {
+            let duration = Duration::from_secs(seconds);
+            assert_eq!(
+                (parse_duration(&given), go_duration(duration)),
+                (Some(duration), text.to_owned())
+            );
+        }
+        assert!(
+            [json!("1d"), json!(-1), json!("h"), json!(null)]
+                .iter()
+                .all(|odd| parse_duration(odd).is_none())
+        );
+    }
+}

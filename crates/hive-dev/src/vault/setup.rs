@@ -1,0 +1,136 @@
+//! What a development vault is made of: one JSON document, handed over on a pipe and never written down.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Everything a development vault knows when it starts.
+///
+/// It may hold secrets, so it travels on the standard input of the child as one line of JSON and is never stored.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setup {
+    /// Where to listen. Loopback only; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the keys are that JWT-SVIDs are verified with.
+    pub jwks_url: String,
+    /// Named policies; the policy `default` exists anyway.
+    #[serde(default)]
+    pub policies: BTreeMap<String, Vec<PathRule>>,
+    /// Roles of the JWT login at the mount `jwt`.
+    #[serde(default)]
+    pub jwt_roles: BTreeMap<String, JwtRole>,
+    /// KV v2 mounts: name of the mount, then path, then the fields stored there.
+    #[serde(default)]
+    pub kv: BTreeMap<String, BTreeMap<String, Sensitive<Map<String, Value>>>>,
+    /// The database engine, mounted at `database` only if this is here.
+    #[serde(default)]
+    pub database: Option<Database>,
+    /// Where the audit log is appended, one JSON object per line.
+    pub audit_path: PathBuf,
+}
+
+/// What a policy grants on one path.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathRule {
+    /// `secret/data/release`, a prefix `secret/data/*`, or with `+` for one segment.
+    pub path: String,
+    /// What may be done there.
+    pub capabilities: Vec<Capability>,
+}
+
+/// One thing a policy may grant, or, with `deny`, refuse.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names are Vault's own")]
+pub enum Capability {
+    Create,
+    Delete,
+    Deny,
+    List,
+    Patch,
+    Read,
+    Sudo,
+    Update,
+}
+
+/// Who may log in as what.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtRole {
+    /// The token's audience must be one of these.
+    pub bound_audiences: Vec<String>,
+    /// Glob on the token's subject, `*` only, which crosses `/` as it does in Vault.
+    pub bound_claims_sub_glob: String,
+    /// Policies of the login token, beside `default`.
+    pub token_policies: Vec<String>,
+    /// How long a login token lives without renewal.
+    pub token_ttl_s: u64,
+    /// How long it can live at most.
+    pub token_max_ttl_s: u64,
+}
+
+/// A PostgreSQL server in which roles are issued.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Name of the database.
+    pub database: String,
+    /// The login that may create roles.
+    pub username: String,
+    /// Its password.
+    pub password: Sensitive<String>,
+    /// Run once at start, in order; they must be repeatable.
+    #[serde(default)]
+    pub setup_statements: Vec<String>,
+    /// Roles by name, issued at `database/creds/<name>`.
+    #[serde(default)]
+    pub roles: BTreeMap<String, DatabaseRole>,
+}
+
+/// How one kind of database login is made, and for how long.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseRole {
+    /// SQL with `{{name}}`, `{{password}}` and `{{expiration}}`.
+    pub creation_statements: Vec<String>,
+    /// SQL with `{{name}}`, run before the role is dropped; may be empty.
+    #[serde(default)]
+    pub revocation_statements: Vec<String>,
+    /// How long a lease lasts without renewal.
+    pub default_ttl_s: u64,
+    /// How long it can last at most.
+    pub max_ttl_s: u64,
+}
+
+/// A value that `Debug` does not show. Serialising it does show it: that is for the pipe to the child only.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Sensitive<T>(T);
+
+impl<T> Sensitive<T> {
+    /// Takes a value out of sight.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value itself.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Sensitive<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[hidden]")
+    }
+}

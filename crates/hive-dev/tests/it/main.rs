@@ -1,0 +1,4 @@
+//! The development servers, seen from outside.
+
+mod attestation;
+mod authority;

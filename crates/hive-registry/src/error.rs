@@ -1,0 +1,27 @@
+//! What can keep the registry from serving.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Why the registry ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// This process cannot prove who it is.
+    #[error(
+        "the registry has no usable identity; see whether the SPIFFE Workload API knows this process"
+    )]
+    Identity(#[source] hive_security::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}; choose another HIVE_LISTEN or stop what holds it")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The server ended although nobody asked it to.
+    #[error("the gRPC server failed")]
+    Serve(#[source] tonic::transport::Error),
+}

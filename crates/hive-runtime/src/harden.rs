@@ -1,0 +1,56 @@
+//! What a process that holds secrets does first: no core dumps, no strangers attached, no life after its parent.
+
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, getppid, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
+};
+use std::io;
+
+/// Forbids core dumps, which would write every secret of this process to disk.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
+/// Forbids other processes of the same user to read this one's memory or attach to it.
+///
+/// The links of `/proc/<pid>` become unreadable too, so a process that is attested by the path of its
+/// executable must not call this.
+pub fn forbid_inspection() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Asks the kernel for SIGTERM when the parent ends, so that nothing outlives its supervisor.
+///
+/// `parent` is the process that must still be there: it may have ended before this call, and then the kernel
+/// would never send the signal.
+///
+/// The kernel watches the *thread* that spawned this process. The parent must spawn from a thread that lives as
+/// long as the parent itself: a worker thread of a tokio runtime does, a thread of its blocking pool does not.
+pub fn end_with_parent(parent: u32) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    let expected = i32::try_from(parent).ok().and_then(Pid::from_raw);
+    if getppid() == expected {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("the parent process {parent} has already ended")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::getrlimit;
+
+    #[test]
+    fn core_dumps_are_forbidden_for_good() {
+        forbid_core_dumps().expect("lowering a limit is always allowed");
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_is_noticed() {
+        assert!(end_with_parent(u32::MAX).is_err());
+        // Undo the request: the test runner's parent may end before it does.
+        set_parent_process_death_signal(None).expect("asking for nothing is always allowed");
+    }
+}

@@ -1,0 +1,226 @@
+//! For clients: a channel to one server.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderValue};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::Endpoint;
+use tower::Service;
+use zeroize::Zeroize;
+
+use crate::{Audience, Error, IdPattern, Workload, tls};
+
+/// A server that is there accepts within milliseconds; one that is not should not hold up a retry.
+const TCP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Two round trips and two signatures, on a busy machine.
+const TLS_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A connection without traffic is asked for a sign of life, and given up after the second without one: a
+/// peer that vanished with its machine sends no end.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A channel to one server: lazy, reconnecting, cheap to clone, and usable by generated clients.
+///
+/// Each call carries this workload's JWT-SVID for the server's audience. Where there is none, the call fails
+/// with `UNAUTHENTICATED` (the identity was denied or withdrawn) or `UNAVAILABLE` (the Workload API is out of
+/// reach) without having been sent. A connection that cannot be made is `UNAVAILABLE`, with a sentence that
+/// says who was expected and who was met.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    inner: tonic::transport::Channel,
+    workload: Workload,
+    audience: Audience,
+}
+
+/// A channel to the server at `address` (`https://host:port`), which must be one of `server` and is addressed
+/// as `audience`.
+///
+/// Nothing is connected until the first call. The caller gives each call its deadline.
+pub fn channel(
+    workload: &Workload,
+    address: &str,
+    server: IdPattern,
+    audience: Audience,
+) -> Result<Channel, Error> {
+    let address = Address::parse(address)?;
+    let tls = tls::client_config(workload, server.clone())?;
+    let dialler = Dialler::new(address, server, &tls, Some(workload.clone()));
+    Ok(Channel { inner: dialler.channel()?, workload: workload.clone(), audience })
+}
+
+type Answer = Result<http::Response<Body>, Status>;
+
+impl Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.inner.poll_ready(cx).map_err(status_of_transport)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // The clone stays; the one that said it was ready makes the call.
+        let clone = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, clone);
+        let (workload, audience) = (self.workload.clone(), self.audience.clone());
+        Box::pin(async move {
+            let authorization = authorization(&workload, &audience).await?;
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+            ready.call(request).await.map_err(status_of_transport)
+        })
+    }
+}
+
+async fn authorization(workload: &Workload, audience: &Audience) -> Result<HeaderValue, Status> {
+    let svid = workload.jwt_svid(audience).await.map_err(|error| status_of_identity(&error))?;
+    let mut text = format!("Bearer {}", svid.token().expose_secret());
+    let value = HeaderValue::from_str(&text);
+    text.zeroize();
+    let mut value =
+        value.map_err(|_| Status::internal("the JWT-SVID cannot be sent as metadata"))?;
+    // Keeps it out of `Debug` and out of HPACK's table.
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn status_of_identity(error: &Error) -> Status {
+    let message = format!("this call was not sent: {error}");
+    match error {
+        Error::NoJwtSvid { denied: false, .. } => Status::unavailable(message),
+        _ => Status::unauthenticated(message),
+    }
+}
+
+/// The sentence of our own dialler, if that is what failed; else what tonic makes of it.
+fn status_of_transport(error: tonic::transport::Error) -> Status {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(unreachable) = error.downcast_ref::<Unreachable>() {
+            return Status::unavailable(unreachable.to_string());
+        }
+        cause = error.source();
+    }
+    Status::from_error(Box::new(error))
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+struct Address {
+    /// As it is dialled: `host:port`.
+    authority: String,
+    name: ServerName<'static>,
+}
+
+/// Connects to one server, as often as needed.
+#[derive(Clone)]
+struct Dialler {
+    address: Address,
+    server: IdPattern,
+    connector: TlsConnector,
+    /// Who dials; without a certificate of its own a call would only be refused at the other end.
+    workload: Option<Workload>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to {address}, where a server that is {server} should be: {reason}")]
+struct Unreachable {
+    address: String,
+    server: String,
+    reason: String,
+}
+
+impl Address {
+    fn parse(address: &str) -> Result<Self, Error> {
+        let refuse = |reason: &str| Error::invalid("address", address, reason);
+        let authority = address
+            .strip_prefix("https://")
+            .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
+            .ok_or_else(|| refuse("it must start with https://"))?;
+        let uri: http::uri::Authority =
+            authority.parse().map_err(|_| refuse("it must have the form https://host:port"))?;
+        if uri.port_u16().is_none() || authority.contains('@') {
+            return Err(refuse("it must have the form https://host:port"));
+        }
+        let host = uri.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host)
+            .map_err(|_| refuse("its host is neither a name nor an IP address"))?;
+        Ok(Self { authority: authority.to_owned(), name })
+    }
+}
+
+impl Dialler {
+    fn new(
+        address: Address,
+        server: IdPattern,
+        tls: &Arc<ClientConfig>,
+        workload: Option<Workload>,
+    ) -> Self {
+        let mut tls = ClientConfig::clone(tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Self { address, server, connector: TlsConnector::from(Arc::new(tls)), workload }
+    }
+
+    fn channel(self) -> Result<tonic::transport::Channel, Error> {
+        let authority = &self.address.authority;
+        let invalid =
+            |error: &dyn ToString| Error::invalid("address", authority, error.to_string());
+        let origin = format!("https://{authority}").parse().map_err(|error| invalid(&error))?;
+        // TLS is the dialler's, so tonic must not look for its own; the origin says what is spoken.
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(|error| invalid(&error))?
+            .origin(origin)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_DEADLINE)
+            .keep_alive_while_idle(true);
+        let connect = tower::service_fn(move |_: http::Uri| {
+            let dialler = self.clone();
+            async move { dialler.dial().await.map(TokioIo::new) }
+        });
+        Ok(endpoint.connect_with_connector_lazy(connect))
+    }
+
+    async fn dial(&self) -> Result<TlsStream<TcpStream>, Unreachable> {
+        if let Some(Err(error)) = self.workload.as_ref().map(Workload::x509_svid) {
+            return Err(self.unreachable(error));
+        }
+        let tcp = timeout(TCP_DEADLINE, TcpStream::connect(&self.address.authority))
+            .await
+            .map_err(|_| self.unreachable(format!("nobody accepted within {TCP_DEADLINE:?}")))?
+            .map_err(|error| self.unreachable(error))?;
+        tcp.set_nodelay(true).map_err(|error| self.unreachable(error))?;
+        timeout(TLS_DEADLINE, self.connector.connect(self.address.name.clone(), tcp))
+            .await
+            .map_err(|_| self.unreachable(format!("no TLS handshake within {TLS_DEADLINE:?}")))?
+            .map_err(|error| self.unreachable(tls::explain(&error)))
+    }
+
+    fn unreachable(&self, reason: impl ToString) -> Unreachable {
+        let unreachable = Unreachable {
+            address: self.address.authority.clone(),
+            server: self.server.to_string(),
+            reason: reason.to_string(),
+        };
+        tracing::warn!(%unreachable, "a connection failed");
+        unreachable
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! What the failure of a call means for the epoch.
+
+use hive_lease::{Failure, Target};
+use secrecy::SecretString;
+
+use crate::vault::{VaultClient, VaultError};
+
+/// A call that creates something is repeated only if it certainly created nothing.
+pub(super) fn of_creation(error: &VaultError) -> Failure {
+    match error {
+        VaultError::NotFound { .. } => Failure::Absent,
+        error if !error.is_transient() => Failure::Denied,
+        error if error.had_no_effect() => transient(error),
+        _ => Failure::Uncertain,
+    }
+}
+
+/// A renewal may be repeated; what matters is whether there is anything left to renew.
+pub(super) async fn of_renewal(
+    vault: &VaultClient,
+    token: &SecretString,
+    target: &Target,
+    error: &VaultError,
+) -> Failure {
+    match (error, target) {
+        (VaultError::LeaseGone { .. }, _) => Failure::Gone,
+        (VaultError::Denied { .. }, _) => of_denial(vault, token).await,
+        (VaultError::Rejected { .. }, Target::Lease { id, .. }) => {
+            match vault.lookup_lease(token, id.as_str()).await {
+                Err(VaultError::LeaseGone { .. }) => Failure::Gone,
+                _ => Failure::Transient { wait: None },
+            }
+        }
+        (error, _) if !error.is_transient() => Failure::Denied,
+        (error, _) if error.had_no_effect() => transient(error),
+        _ => Failure::Uncertain,
+    }
+}
+
+/// A revocation may be repeated, and what is gone already needs none.
+pub(super) async fn of_revocation(
+    vault: &VaultClient,
+    token: &SecretString,
+    target: &Target,
+    error: &VaultError,
+) -> Failure {
+    match (error, target) {
+        (VaultError::LeaseGone { .. }, _) => Failure::Gone,
+        (VaultError::Denied { .. }, _) => of_denial(vault, token).await,
+        (error, _) if error.is_transient() => transient(error),
+        // Vault answers 400 as well when the engine behind it fails to revoke.
+        (VaultError::Rejected { .. }, Target::Lease { .. }) => Failure::Transient { wait: None },
+        _ => Failure::Denied,
+    }
+}
+
+/// 403 is said both to a token that is dead and to one that lacks a right; only looking at the token tells.
+async fn of_denial(vault: &VaultClient, token: &SecretString) -> Failure {
+    match vault.lookup_self(token).await {
+        Err(VaultError::Denied { .. }) => Failure::Gone,
+        Err(error) if error.is_transient() => transient(&error),
+        _ => Failure::Denied,
+    }
+}
+
+fn transient(error: &VaultError) -> Failure {
+    let wait = match error {
+        VaultError::Limited { retry_after, .. } => *retry_after,
+        _ => None,
+    };
+    Failure::Transient { wait }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation() -> String {
+        "GET database/creds/app".to_owned()
+    }
+
+    #[test]
+    fn what_may_have_made_a_lease_is_never_repeated() {
+        let lost = VaultError::Unreachable {
+            operation: operation(),
+            cause: "it took too long",
+            never_sent: false,
+        };
+        let refused = VaultError::Unreachable {
+            operation: operation(),
+            cause: "it failed",
+            never_sent: true,
+        };
+        let failed = VaultError::Server { operation: operation(), status: 500 };
+        let sealed = VaultError::Sealed { operation: operation() };
+        assert_eq!(of_creation(&lost), Failure::Uncertain);
+        assert_eq!(of_creation(&failed), Failure::Uncertain);
+        assert_eq!(of_creation(&refused), Failure::Transient { wait: None });
+        assert_eq!(of_creation(&sealed), Failure::Transient { wait: None });
+    }
+
+    #[test]
+    fn only_a_404_counts_as_absent() {
+        assert_eq!(of_creation(&VaultError::NotFound { operation: operation() }), Failure::Absent);
+        assert_eq!(of_creation(&VaultError::Denied { operation: operation() }), Failure::Denied);
+        assert_eq!(
+            of_creation(&VaultError::Rejected { operation: operation(), status: 400 }),
+            Failure::Denied
+        );
+    }
+}

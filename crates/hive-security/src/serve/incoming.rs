@@ -1,0 +1,156 @@
+//! Connections whose TLS handshake is done.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use super::peer::PeerCertificate;
+use crate::spiffe::trust::workload_id;
+use crate::{Error, Workload, tls};
+
+/// Whoever connects and then says nothing is dropped after this.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// So many handshakes may be under way; further connections wait in the kernel's backlog.
+const HANDSHAKES_MAX: usize = 256;
+
+/// So many connections may wait to be picked up by the server, which does nothing else between two of them.
+const READY_MAX: usize = 16;
+
+/// The pause after accepting failed, which is mostly for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection whose TLS handshake is done.
+#[derive(Debug)]
+pub struct TlsConnection {
+    stream: TlsStream<TcpStream>,
+    peer: PeerCertificate,
+}
+
+/// Accepts connections on `listener`, for `serve_with_incoming` of a tonic server.
+///
+/// Handshakes run concurrently, each with a deadline of 5 seconds, so a slow or silent client holds up nobody;
+/// those that fail are logged and never end the stream. `TCP_NODELAY` is on. The listener is closed when the
+/// stream is dropped. Must be called within a Tokio runtime.
+pub fn incoming(
+    listener: TcpListener,
+    workload: &Workload,
+) -> Result<impl Stream<Item = io::Result<TlsConnection>> + Send + use<>, Error> {
+    let mut config = Arc::unwrap_or_clone(tls::server_config(workload)?);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (ready, connections) = mpsc::channel(READY_MAX);
+    tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), ready));
+    Ok(stream::unfold(connections, |mut connections| async {
+        connections.recv().await.map(|connection| (Ok(connection), connections))
+    }))
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sender<TlsConnection>) {
+    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        tokio::select! {
+            () = ready.closed() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    tokio::spawn(greet(acceptor.clone(), stream, address, ready.clone(), slot));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+/// Does the handshake and hands the connection on; the slot is free once that is done.
+async fn greet(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    ready: mpsc::Sender<TlsConnection>,
+    slot: OwnedSemaphorePermit,
+) {
+    match timeout(HANDSHAKE_DEADLINE, handshake(acceptor, stream)).await {
+        // Fails only when nobody serves any more.
+        Ok(Ok(connection)) => drop(ready.send(connection).await),
+        Ok(Err(error)) => {
+            tracing::warn!(%address, reason = tls::explain(&error), "a TLS handshake failed")
+        }
+        Err(_) => {
+            tracing::warn!(%address, "a TLS handshake took longer than {HANDSHAKE_DEADLINE:?}")
+        }
+    }
+    drop(slot);
+}
+
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsConnection> {
+    // Nagle's algorithm and delayed acknowledgements together would cost 40 ms for some calls.
+    stream.set_nodelay(true)?;
+    let stream = acceptor.accept(stream).await?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    // Parsed once per connection; every call on it reads the result.
+    let spiffe_id = leaf.map(workload_id).transpose().map_err(io::Error::other)?;
+    Ok(TlsConnection { stream, peer: PeerCertificate(spiffe_id) })
+}
+
+impl Connected for TlsConnection {
+    type ConnectInfo = PeerCertificate;
+
+    fn connect_info(&self) -> PeerCertificate {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for TlsConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TlsConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,227 @@
+//! The JWT-SVIDs that this workload presents: one per audience, fetched before they are needed.
+//!
+//! A fetch costs the SPIRE agent an attestation and a signature, so it does not belong on the path of a call.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rand::Rng;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
+
+use crate::Error;
+use crate::spiffe::id::{Audience, SpiffeId};
+use crate::spiffe::svid::JwtSvid;
+
+/// A fetch on the path of a call may take so long; the Workload API is on this machine.
+const FETCH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// So many audiences are held. A workload calls a handful of services; more means that audiences are made up.
+const AUDIENCES_MAX: usize = 64;
+
+/// After a failed fetch, callers are told of it for so long before the next one is tried.
+const FAILURE_TTL: Duration = Duration::from_millis(250);
+
+/// The pause after a failed refresh doubles from the first to the second.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Where JWT-SVIDs come from.
+pub(crate) trait Fetch: Send + Sync {
+    fn fetch<'a>(&'a self, spiffe_id: &'a SpiffeId, audience: &'a Audience) -> Fetching<'a>;
+}
+
+pub(crate) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, Error>> + Send + 'a>>;
+
+/// The JWT-SVIDs held for each audience.
+pub(crate) struct JwtSvids {
+    source: Arc<dyn Fetch>,
+    entries: Mutex<HashMap<Audience, Arc<Entry>>>,
+}
+
+/// What is held for one audience. One audience's slow fetch does not hold up another's.
+struct Entry {
+    source: Arc<dyn Fetch>,
+    audience: Audience,
+    held: Mutex<Held>,
+    /// Who holds it fetches; the others wait for the outcome.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Default)]
+struct Held {
+    svid: Option<Arc<JwtSvid>>,
+    /// Past this time a refresh is due.
+    refresh_at: Option<SystemTime>,
+    /// Failures in a row.
+    failures: u32,
+    /// Fetches that ended, either way.
+    attempts: u64,
+    failed: Option<(SystemTime, Error)>,
+}
+
+impl JwtSvids {
+    pub(crate) fn new(source: Arc<dyn Fetch>) -> Self {
+        Self { source, entries: Mutex::default() }
+    }
+
+    /// The JWT-SVID of `spiffe_id` for `audience`: the one held while it is good, else a new one.
+    pub(crate) async fn svid(
+        &self,
+        spiffe_id: &SpiffeId,
+        audience: &Audience,
+    ) -> Result<Arc<JwtSvid>, Error> {
+        let entry = self.entry(audience);
+        let now = SystemTime::now();
+        let Some(svid) = entry.held().usable(spiffe_id, now) else {
+            return entry.fetch(spiffe_id).await;
+        };
+        if entry.held().is_due(now) {
+            entry.refresh_in_background(spiffe_id);
+        }
+        Ok(svid)
+    }
+
+    fn entry(&self, audience: &Audience) -> Arc<Entry> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(audience) {
+            return Arc::clone(entry);
+        }
+        if entries.len() >= AUDIENCES_MAX {
+            forget_the_oldest(&mut entries);
+        }
+        let entry = Arc::new(Entry {
+            source: Arc::clone(&self.source),
+            audience: audience.clone(),
+            held: Mutex::default(),
+            turn: Arc::default(),
+        });
+        entries.insert(audience.clone(), Arc::clone(&entry));
+        entry
+    }
+}
+
+impl std::fmt::Debug for JwtSvids {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JwtSvids").finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    /// Fetches, or waits for the fetch that is under way and shares its outcome.
+    async fn fetch(&self, spiffe_id: &SpiffeId) -> Result<Arc<JwtSvid>, Error> {
+        let seen = self.held().attempts;
+        let _turn = self.turn.lock().await;
+        if let Some(outcome) = self.held().outcome_since(seen, spiffe_id) {
+            return outcome;
+        }
+        self.attempt(spiffe_id).await
+    }
+
+    fn refresh_in_background(self: &Arc<Self>, spiffe_id: &SpiffeId) {
+        // Busy means that somebody is at it already.
+        let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() else { return };
+        tokio::spawn(Arc::clone(self).refresh(turn, spiffe_id.clone()));
+    }
+
+    async fn refresh(self: Arc<Self>, turn: OwnedMutexGuard<()>, spiffe_id: SpiffeId) {
+        if let Err(error) = self.attempt(&spiffe_id).await {
+            tracing::warn!(audience = %self.audience, %error, "a JWT-SVID could not be refreshed");
+        }
+        drop(turn);
+    }
+
+    async fn attempt(&self, spiffe_id: &SpiffeId) -> Result<Arc<JwtSvid>, Error> {
+        let fetched = timeout(FETCH_DEADLINE, self.source.fetch(spiffe_id, &self.audience)).await;
+        let outcome = fetched.unwrap_or_else(|_| {
+            let reason = format!("no answer within {FETCH_DEADLINE:?}");
+            Err(Error::NoJwtSvid { audience: self.audience.to_string(), reason, denied: false })
+        });
+        self.held().record(outcome, SystemTime::now())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn usable(&self, spiffe_id: &SpiffeId, now: SystemTime) -> Option<Arc<JwtSvid>> {
+        // The Workload API may have given this process another identity since.
+        self.svid.clone().filter(|svid| svid.spiffe_id == *spiffe_id && now < svid.expires_at)
+    }
+
+    fn is_due(&self, now: SystemTime) -> bool {
+        self.refresh_at.is_none_or(|at| now >= at)
+    }
+
+    /// What the fetch of another brought while we waited, or a moment ago.
+    fn outcome_since(
+        &self,
+        seen: u64,
+        spiffe_id: &SpiffeId,
+    ) -> Option<Result<Arc<JwtSvid>, Error>> {
+        if let Some((at, error)) = &self.failed {
+            // A clock that was set back must not keep a failure alive.
+            let is_recent = at.elapsed().is_ok_and(|ago| ago < FAILURE_TTL);
+            return (is_recent || self.attempts != seen).then(|| Err(error.clone()));
+        }
+        let fetched = self.svid.clone().filter(|svid| svid.spiffe_id == *spiffe_id)?;
+        (self.attempts != seen).then_some(Ok(fetched))
+    }
+
+    fn record(
+        &mut self,
+        outcome: Result<JwtSvid, Error>,
+        now: SystemTime,
+    ) -> Result<Arc<JwtSvid>, Error> {
+        self.attempts += 1;
+        match outcome {
+            Ok(svid) => {
+                let svid = Arc::new(svid);
+                self.refresh_at = Some(
+                    now + refresh_after(svid.expires_at.duration_since(now).unwrap_or_default()),
+                );
+                (self.failures, self.failed) = (0, None);
+                self.svid = Some(Arc::clone(&svid));
+                Ok(svid)
+            }
+            Err(error) => {
+                self.refresh_at = Some(now + retry_after(self.failures));
+                self.failures = self.failures.saturating_add(1);
+                self.failed = Some((now, error.clone()));
+                // Denied is not out of reach: the identity was taken back, so the token must not be used.
+                if matches!(error, Error::NoJwtSvid { denied: true, .. }) {
+                    self.svid = None;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Between 50 and 70 % of what is left of its life, so that workloads started together do not ask together.
+fn refresh_after(life: Duration) -> Duration {
+    life.mul_f64(rand::rng().random_range(0.5..0.7))
+}
+
+fn retry_after(failures: u32) -> Duration {
+    let pause = RETRY_MIN.saturating_mul(2_u32.saturating_pow(failures)).min(RETRY_MAX);
+    pause.mul_f64(rand::rng().random_range(0.8..1.2))
+}
+
+/// Makes room: of the tokens held, the one that expires first was used least recently or is about to go.
+fn forget_the_oldest(entries: &mut HashMap<Audience, Arc<Entry>>) {
+    let expiry = |entry: &Arc<Entry>| entry.held().svid.as_ref().map(|svid| svid.expires_at);
+    let oldest =
+        entries.iter().min_by_key(|(_, entry)| expiry(entry)).map(|(audience, _)| audience.clone());
+    if let Some(audience) = oldest {
+        entries.remove(&audience);
+    }
+}
+
+#[cfg(test)]
+mod tests;

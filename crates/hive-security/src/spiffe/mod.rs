@@ -1,0 +1,10 @@
+//! SPIFFE: names, documents, and where they come from.
+
+pub(crate) mod id;
+pub(crate) mod jwt;
+pub(crate) mod keys;
+pub(crate) mod pattern;
+pub(crate) mod source;
+pub(crate) mod svid;
+pub(crate) mod trust;
+pub(crate) mod verify;

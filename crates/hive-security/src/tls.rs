@@ -1,0 +1,239 @@
+//! TLS between workloads, with X.509-SVIDs on both sides.
+//!
+//! A config is made once and stays current: the SVID and the bundles are read at every handshake. Only TLS 1.3
+//! is spoken, and sessions are never resumed, for a resumed session would skip the check of the certificate
+//! after its authority was removed from the bundle.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    PeerIncompatible, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::spiffe::trust::Usage;
+use crate::{Error, IdPattern, Refusal, Workload};
+
+/// TLS for a server.
+///
+/// It asks for the client's X.509-SVID and verifies the one that is sent; it does not insist, so that a caller
+/// without one can be told so in the protocol spoken above (see [`serve`](crate::serve)).
+pub fn server_config(workload: &Workload) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(Error::tls)?
+        .with_client_cert_verifier(Arc::new(Verifier { workload: workload.clone(), server: None }))
+        .with_cert_resolver(Arc::new(CurrentSvid(workload.clone())));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// TLS for a client of the servers that `server` matches; the client presents its X.509-SVID.
+///
+/// The name in the address is not looked at: a server is known by its SPIFFE ID.
+pub fn client_config(workload: &Workload, server: IdPattern) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(Error::tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier {
+            workload: workload.clone(),
+            server: Some(server),
+        }))
+        .with_client_cert_resolver(Arc::new(CurrentSvid(workload.clone())));
+    config.resumption = Resumption::disabled();
+    // SVIDs do not depend on the name that was dialled, so there is no need to send it in the clear.
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}
+
+/// The one cryptography, named wherever it is needed: a process-wide default could be anyone's.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The sentence inside a TLS error, where one of our verifiers refused; else what rustls says.
+pub(crate) fn explain(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(refusal)))) => {
+            refusal.to_string()
+        }
+        Some(error) => error.to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// Presents the SVID of the moment, or nothing once it was withdrawn.
+#[derive(Debug)]
+struct CurrentSvid(Workload);
+
+impl CurrentSvid {
+    fn certified(&self) -> Option<Arc<CertifiedKey>> {
+        let svid = self.0.x509_svid();
+        let svid = svid.inspect_err(
+            |error| tracing::warn!(%error, "a handshake fails for want of an X.509-SVID"),
+        );
+        svid.ok().map(|svid| Arc::clone(&svid.certified))
+    }
+}
+
+impl ResolvesServerCert for CurrentSvid {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.certified()
+    }
+}
+
+impl ResolvesClientCert for CurrentSvid {
+    fn resolve(
+        &self,
+        _issuers: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.certified()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Verifies the other side's X.509-SVID.
+#[derive(Debug)]
+struct Verifier {
+    workload: Workload,
+    /// Who the server must be; a client may be anyone, for what it may do is decided for each call.
+    server: Option<IdPattern>,
+}
+
+impl Verifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let seen =
+            self.workload.verify_certificate(leaf, intermediates, usage, now).map_err(refused)?;
+        match &self.server {
+            Some(expected) if !expected.matches(&seen) => {
+                Err(refused(Refusal::UnexpectedIdentity { expected: expected.clone(), seen }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(leaf, intermediates, Usage::Server, now)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_handshake(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(leaf, intermediates, Usage::Client, now)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_handshake(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        supported_schemes()
+    }
+}
+
+fn verify_handshake(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let algorithms =
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    rustls::crypto::verify_tls13_signature(message, leaf, signature, &algorithms)
+}
+
+fn supported_schemes() -> Vec<SignatureScheme> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .signature_verification_algorithms
+        .supported_schemes()
+}
+
+fn only_tls13() -> rustls::Error {
+    PeerIncompatible::Tls12NotOfferedOrEnabled.into()
+}
+
+fn refused(refusal: Refusal) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! The one gate. Cheap checks first; the first failure ends it.
+
+use crate::{arrows, deny};
+use anyhow::{Context, Result, bail};
+use std::process::Command;
+use std::time::Instant;
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 6] = [
+    ("format", format),
+    ("arrows", arrows::check),
+    ("clippy", clippy),
+    ("tests", tests),
+    ("docs", docs),
+    ("deny", deny::check),
+];
+
+pub(crate) fn run() -> Result<()> {
+    for (name, step) in STEPS {
+        println!("── {name}");
+        let began = Instant::now();
+        step().with_context(|| format!("the step {name:?} failed"))?;
+        println!("── {name}: passed in {:.0} s", began.elapsed().as_secs_f32());
+    }
+    println!("── every check passed");
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])
+}
+
+fn clippy() -> Result<()> {
+    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
+}
+
+/// The end-to-end tests drive the built binary, so the binary is built with them.
+fn tests() -> Result<()> {
+    cargo(&["test", "--workspace", "--locked"], &[])
+}
+
+fn docs() -> Result<()> {
+    let flags = [("RUSTDOCFLAGS", "-D warnings")];
+    cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"], &flags)
+}
+
+/// Runs cargo in the workspace, and fails if it does.
+pub(crate) fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .status()
+        .context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("`cargo {}` ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
