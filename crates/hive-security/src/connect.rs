@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 use tower::Service;
 use zeroize::Zeroize;
 
@@ -107,16 +107,28 @@ fn status_of_identity(error: &Error) -> Status {
     }
 }
 
-/// The sentence of our own dialler, if that is what failed; else what tonic makes of it.
+/// Why a call did not get through, in a sentence.
+///
+/// A connection that breaks is `UNAVAILABLE` here, also where tonic calls it `UNKNOWN` or (before the call was
+/// sent) `CANCELLED`: nobody cancelled it, and whoever may repeat the call should.
 fn status_of_transport(error: tonic::transport::Error) -> Status {
+    let mut reasons: Vec<String> = Vec::new();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
         if let Some(unreachable) = error.downcast_ref::<Unreachable>() {
             return Status::unavailable(unreachable.to_string());
         }
+        let reason = error.to_string();
+        if reasons.last() != Some(&reason) {
+            reasons.push(reason);
+        }
         cause = error.source();
     }
-    Status::from_error(Box::new(error))
+    let reason = format!("the connection broke: {}", reasons.join(": "));
+    match Status::from_error(Box::new(error)).code() {
+        Code::Cancelled | Code::Unknown => Status::unavailable(reason),
+        code => Status::new(code, reason),
+    }
 }
 
 /// Where a server listens.
@@ -179,8 +191,7 @@ impl Dialler {
 
     fn channel(self) -> Result<tonic::transport::Channel, Error> {
         let authority = &self.address.authority;
-        let invalid =
-            |error: &dyn ToString| Error::invalid("address", authority, error.to_string());
+        let invalid = |error: &dyn ToString| Error::invalid("address", authority, error);
         let origin = format!("https://{authority}").parse().map_err(|error| invalid(&error))?;
         // TLS is the dialler's, so tonic must not look for its own; the origin says what is spoken.
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))
@@ -198,20 +209,20 @@ impl Dialler {
 
     async fn dial(&self) -> Result<TlsStream<TcpStream>, Unreachable> {
         if let Some(Err(error)) = self.workload.as_ref().map(Workload::x509_svid) {
-            return Err(self.unreachable(error));
+            return Err(self.unreachable(&error));
         }
         let tcp = timeout(TCP_DEADLINE, TcpStream::connect(&self.address.authority))
             .await
-            .map_err(|_| self.unreachable(format!("nobody accepted within {TCP_DEADLINE:?}")))?
-            .map_err(|error| self.unreachable(error))?;
-        tcp.set_nodelay(true).map_err(|error| self.unreachable(error))?;
+            .map_err(|_| self.unreachable(&format!("nobody accepted within {TCP_DEADLINE:?}")))?
+            .map_err(|error| self.unreachable(&error))?;
+        tcp.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
         timeout(TLS_DEADLINE, self.connector.connect(self.address.name.clone(), tcp))
             .await
-            .map_err(|_| self.unreachable(format!("no TLS handshake within {TLS_DEADLINE:?}")))?
-            .map_err(|error| self.unreachable(tls::explain(&error)))
+            .map_err(|_| self.unreachable(&format!("no TLS handshake within {TLS_DEADLINE:?}")))?
+            .map_err(|error| self.unreachable(&tls::explain(&error)))
     }
 
-    fn unreachable(&self, reason: impl ToString) -> Unreachable {
+    fn unreachable(&self, reason: &(impl ToString + ?Sized)) -> Unreachable {
         let unreachable = Unreachable {
             address: self.address.authority.clone(),
             server: self.server.to_string(),

@@ -89,7 +89,11 @@ impl Error {
         )
     }
 
-    pub(crate) fn invalid(what: &'static str, value: &str, reason: impl ToString) -> Self {
+    pub(crate) fn invalid(
+        what: &'static str,
+        value: &str,
+        reason: &(impl ToString + ?Sized),
+    ) -> Self {
         // A value that fails is shown to the operator, but never a whole page of it.
         let value = value.chars().take(200).collect();
         Self::Invalid { what, value, reason: reason.to_string() }

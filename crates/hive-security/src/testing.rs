@@ -64,11 +64,11 @@ impl Authority {
     }
 
     pub(crate) fn svid(&self, path: &str) -> X509Svid {
-        self.svid_of(leaf(&self.id(path).to_string()))
+        self.svid_of(&leaf(&self.id(path).to_string()))
     }
 
-    pub(crate) fn svid_of(&self, params: CertificateParams) -> X509Svid {
-        let (chain, key) = self.issue(&params);
+    pub(crate) fn svid_of(&self, params: &CertificateParams) -> X509Svid {
+        let (chain, key) = self.issue(params);
         X509Svid::from_der(chain, &key.serialize_der()).unwrap()
     }
 

@@ -67,7 +67,9 @@ pub enum Error {
     #[error("artifact {0} is not in the store: its BUILD ran with another HIVE_ARTIFACTS_DIR")]
     Missing(Digest),
     /// Its content changed on disk.
-    #[error("artifact {0} is damaged: its content has another digest; remove the file and build again")]
+    #[error(
+        "artifact {0} is damaged: its content has another digest; remove the file and build again"
+    )]
     Damaged(Digest),
     /// Too large to store.
     #[error("the artifact is larger than {MAX_BYTES} bytes")]
@@ -104,7 +106,8 @@ impl Artifacts {
     /// Stores everything that `source` has, as `name`. The same content twice is stored once.
     pub fn store(&self, name: &str, source: &mut impl Read) -> Result<Stored, Error> {
         let mut copy = incoming(&self.directory)?;
-        let stored = copy_hashed(source, copy.as_file_mut()).map_err(|error| error.into_error(copy.path()))?;
+        let stored = copy_hashed(source, copy.as_file_mut())
+            .map_err(|error| error.into_error(copy.path()))?;
         keep(copy, &self.path(&stored.digest), &self.directory)?;
         let mut label = incoming(&self.names)?;
         label.write_all(name.as_bytes()).map_err(at(label.path()))?;
@@ -224,7 +227,8 @@ mod tests {
         for _ in 0..2 {
             artifacts.store("abc", &mut b"abc".as_slice()).expect("stored");
         }
-        let files: Vec<_> = std::fs::read_dir(directory.path().join("sha256")).expect("listed").flatten().collect();
+        let files: Vec<_> =
+            std::fs::read_dir(directory.path().join("sha256")).expect("listed").flatten().collect();
         assert_eq!(files.len(), 1);
         let mode = files[0].metadata().expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, MODE);
@@ -244,12 +248,16 @@ mod tests {
     fn an_artifact_that_is_not_there_is_named() {
         let (_directory, artifacts) = store();
         let digest: Digest = format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
-        assert!(matches!(artifacts.verify(&digest), Err(Error::Missing(missing)) if missing == digest));
+        assert!(
+            matches!(artifacts.verify(&digest), Err(Error::Missing(missing)) if missing == digest)
+        );
     }
 
     #[test]
     fn only_a_whole_digest_names_an_artifact() {
-        for text in ["", "sha256:", "abc", "sha256:../../etc/passwd", &format!("sha256:{}", "A".repeat(64))] {
+        for text in
+            ["", "sha256:", "abc", "sha256:../../etc/passwd", &format!("sha256:{}", "A".repeat(64))]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

@@ -140,17 +140,22 @@ mod tests {
 
     #[test]
     fn a_complete_environment_becomes_a_configuration() {
-        let config = hive_runtime::config::read(&COMPLETE.as_slice(), Config::read).expect("complete");
+        let config =
+            hive_runtime::config::read(&COMPLETE.as_slice(), Config::read).expect("complete");
         assert_eq!((config.slots, config.confinement), (2, Confinement::Landlock));
         let ledger = config.ledger.expect("an address was given");
-        assert_eq!((ledger.host.as_str(), ledger.port, ledger.database.as_str()), ("127.0.0.1", 5432, "hive"));
+        assert_eq!(
+            (ledger.host.as_str(), ledger.port, ledger.database.as_str()),
+            ("127.0.0.1", 5432, "hive")
+        );
     }
 
     #[test]
     fn every_mistake_of_the_environment_is_reported() {
-        let environment = [("HIVE_WORKER_SLOTS", "0"), ("HIVE_SANDBOX", "none"), ("HIVE_POSTGRES_ADDR", "here")];
-        let mistakes =
-            hive_runtime::config::read(&environment.as_slice(), Config::read).expect_err("ten mistakes");
+        let environment =
+            [("HIVE_WORKER_SLOTS", "0"), ("HIVE_SANDBOX", "none"), ("HIVE_POSTGRES_ADDR", "here")];
+        let mistakes = hive_runtime::config::read(&environment.as_slice(), Config::read)
+            .expect_err("ten mistakes");
         assert_eq!(mistakes.len(), 10, "{mistakes}");
     }
 }

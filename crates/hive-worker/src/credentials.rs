@@ -138,7 +138,8 @@ fn make_private(directory: &Path) -> Result<(), Error> {
     DirBuilder::new().mode(0o700).create(directory).map_err(at(directory))?;
     // `create` would have failed on anything that was there before, links included.
     let made = directory.symlink_metadata().map_err(at(directory))?;
-    let alone = made.uid() == rustix::process::geteuid().as_raw() && made.permissions().mode() & 0o077 == 0;
+    let alone =
+        made.uid() == rustix::process::geteuid().as_raw() && made.permissions().mode() & 0o077 == 0;
     if alone { Ok(()) } else { Err(Error::NotOurs(directory.to_owned())) }
 }
 
@@ -154,8 +155,12 @@ fn write(directory: &Path, name: &str, data: &SecretJson) -> Result<(), Error> {
         return Err(Error::Name(name.to_owned()));
     }
     let path = directory.join(name);
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at(&path))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(at(&path))?;
     file.write_all(data.expose_text().as_bytes()).map_err(at(&path))
 }
 
@@ -183,7 +188,8 @@ mod tests {
         let data_dir = tempfile::tempdir().expect("a temporary directory");
         let safe = Safe::open(data_dir.path(), None).expect("opened");
         let key = SecretJson::new(json!({ "key": "a secret" }));
-        let credentials = safe.put("t1", [("signing-key", &key)], BTreeMap::new()).expect("written");
+        let credentials =
+            safe.put("t1", [("signing-key", &key)], BTreeMap::new()).expect("written");
         let directory = credentials.directory().expect("it has one").to_owned();
         assert_eq!((mode(safe.directory()), mode(&directory)), (0o700, 0o700));
         assert_eq!(mode(&directory.join("signing-key")), 0o600);

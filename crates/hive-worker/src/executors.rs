@@ -105,6 +105,11 @@ pub trait Executor: Send + Sync {
     /// Does it.
     fn execute<'a>(&'a self, work: &'a Work) -> Pending<'a>;
 
+    /// Whether taking it back needs the credentials that doing it needed. What is not needed is not borrowed.
+    fn undo_borrows(&self) -> bool {
+        false
+    }
+
     /// Takes it back. Most kinds leave nothing that could be taken back.
     fn undo<'a>(&'a self, work: &'a Work) -> Pending<'a> {
         let _ = work;
@@ -191,7 +196,9 @@ async fn run_command(
     };
     match sandbox.run(job).await.map_err(|error| Failure::because(&error))? {
         End::Exited { status, output } if status.success() => Ok(output),
-        End::Exited { status, output } => Err(Failed::Status(status_sentence(status, &output), output)),
+        End::Exited { status, output } => {
+            Err(Failed::Status(status_sentence(status, &output), output))
+        }
         End::DeadlinePassed(output) => Err(Failure::TimedOut(output.last_line()).into()),
         End::Stopped => Err(Failure::Stopped.into()),
     }
@@ -225,7 +232,9 @@ impl From<Failed> for Failure {
 
 fn status_sentence(status: std::process::ExitStatus, output: &Captured) -> String {
     match status.code() {
-        Some(crate::sandbox::NOT_STARTED) if output.last_line().is_some() => "did not start".to_owned(),
+        Some(crate::sandbox::NOT_STARTED) if output.last_line().is_some() => {
+            "did not start".to_owned()
+        }
         // The warden reports a signal the way a shell does.
         Some(code @ 129..=192) => format!("was killed by signal {}", code - 128),
         Some(code) => format!("exited with status {code}"),
@@ -245,6 +254,6 @@ async fn copy_source(work: &Work, source: &str) -> Result<PathBuf, Failure> {
     Ok(to)
 }
 
-fn fact(name: &str, value: impl ToString) -> (String, String) {
+fn fact(name: &str, value: impl Display) -> (String, String) {
     (name.to_owned(), value.to_string())
 }

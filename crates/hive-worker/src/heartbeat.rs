@@ -44,7 +44,10 @@ impl Heartbeat {
                 }
                 Err(status) => {
                     if backoff.is_fresh() {
-                        tracing::warn!(reason = sentence(&status), "the registry does not know that this worker is alive");
+                        tracing::warn!(
+                            reason = sentence(&status),
+                            "the registry does not know that this worker is alive"
+                        );
                     }
                     backoff.next_delay().min(PERIOD)
                 }
@@ -71,7 +74,10 @@ impl Heartbeat {
     }
 
     async fn register(&self) -> Result<String, Status> {
-        let metadata = [("worker".to_owned(), self.name.clone()), ("slots".to_owned(), self.slots.to_string())];
+        let metadata = [
+            ("worker".to_owned(), self.name.clone()),
+            ("slots".to_owned(), self.slots.to_string()),
+        ];
         let request = RegisterRequest {
             agent_type: AgentType::Worker.into(),
             capabilities: self.kinds.iter().map(ToString::to_string).collect(),
@@ -88,18 +94,27 @@ impl Heartbeat {
 
     async fn heartbeat(&self, agent_id: String) -> Result<(), Status> {
         let telemetry = Some(self.tally.telemetry());
-        bounded(self.client.clone().heartbeat(HeartbeatRequest { agent_id, telemetry })).await.map(drop)
+        bounded(self.client.clone().heartbeat(HeartbeatRequest { agent_id, telemetry }))
+            .await
+            .map(drop)
     }
 
     async fn leave(&self, agent_id: Option<String>) {
         let Some(agent_id) = agent_id else { return };
-        if let Err(status) = bounded(self.client.clone().deregister(DeregisterRequest { agent_id })).await {
-            tracing::warn!(reason = sentence(&status), "not deregistered: the registry will notice by itself");
+        if let Err(status) =
+            bounded(self.client.clone().deregister(DeregisterRequest { agent_id })).await
+        {
+            tracing::warn!(
+                reason = sentence(&status),
+                "not deregistered: the registry will notice by itself"
+            );
         }
     }
 }
 
-async fn bounded<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+async fn bounded<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
     match timeout(PATIENCE, call).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("no answer")),

@@ -37,7 +37,10 @@ impl Slot {
                 }
                 Err(status) => {
                     if backoff.is_fresh() {
-                        tracing::warn!(reason = sentence(&status), "no tickets: the orchestrator is asked again");
+                        tracing::warn!(
+                            reason = sentence(&status),
+                            "no tickets: the orchestrator is asked again"
+                        );
                     }
                     tokio::select! {
                         () = sleep(backoff.next_delay()) => {}
@@ -53,7 +56,11 @@ impl Slot {
             Claimed::Nothing => {}
             Claimed::Ticket(assignment) => self.run(&assignment, stop).await,
             Claimed::Rejected { ticket_id, claim, reason } => {
-                tracing::error!(ticket = ticket_id, reason, "a ticket was refused and is not executed");
+                tracing::error!(
+                    ticket = ticket_id,
+                    reason,
+                    "a ticket was refused and is not executed"
+                );
                 if !ticket_id.is_empty() {
                     self.runner.report(&refusal(ticket_id, claim, &reason)).await;
                 }

@@ -15,11 +15,17 @@ pub(crate) struct VaultLender {
 impl Lender for VaultLender {
     type Loan = Epoch;
 
-    async fn lend(&self, role: String, requests: Vec<Request>, deadline: Duration) -> Result<Epoch, NotLent> {
+    async fn lend(
+        &self,
+        role: String,
+        requests: Vec<Request>,
+        deadline: Duration,
+    ) -> Result<Epoch, NotLent> {
         let (vault, workload) = (self.vault.clone(), self.workload.clone());
-        Epoch::open(vault, workload, role, requests, deadline)
-            .await
-            .map_err(|error| NotLent { reason: crate::chain(&error), is_transient: error.is_transient() })
+        Epoch::open(vault, workload, role, requests, deadline).await.map_err(|error| NotLent {
+            reason: crate::chain(&error),
+            is_transient: error.is_transient(),
+        })
     }
 }
 

@@ -34,7 +34,11 @@ pub(crate) enum Claimed {
     Nothing,
     Ticket(Box<Assignment>),
     /// Something that must not be executed. With an ID, it can be reported.
-    Rejected { ticket_id: String, claim: u64, reason: String },
+    Rejected {
+        ticket_id: String,
+        claim: u64,
+        reason: String,
+    },
 }
 
 impl Orchestrator {
@@ -62,15 +66,23 @@ impl Orchestrator {
         let opened = self.workload.open(&envelope, TICKET_PAYLOAD, &self.signer);
         let ticket = match wire::Ticket::decode(envelope.payload.as_slice()) {
             Ok(ticket) => ticket,
-            Err(error) => return rejected(&wire::Ticket::default(), format!("it is no ticket: {error}")),
+            Err(error) => {
+                return rejected(&wire::Ticket::default(), format!("it is no ticket: {error}"));
+            }
         };
         let own = match (opened, self.workload.spiffe_id()) {
-            (Err(refusal), _) => return rejected(&ticket, format!("its signature was refused: {refusal}")),
-            (_, Err(error)) => return rejected(&ticket, format!("this worker has no identity: {error}")),
+            (Err(refusal), _) => {
+                return rejected(&ticket, format!("its signature was refused: {refusal}"));
+            }
+            (_, Err(error)) => {
+                return rejected(&ticket, format!("this worker has no identity: {error}"));
+            }
             (Ok(_), Ok(own)) => own,
         };
         match check(&ticket, &own.to_string(), crate::runner::now_ms(), &self.kinds) {
-            Ok((kind, undoes)) => Claimed::Ticket(Box::new(Assignment { ticket, kind, undoes, claim_ttl })),
+            Ok((kind, undoes)) => {
+                Claimed::Ticket(Box::new(Assignment { ticket, kind, undoes, claim_ttl }))
+            }
             Err(reason) => rejected(&ticket, reason),
         }
     }
@@ -88,7 +100,8 @@ impl Orchestrator {
 
 impl Desk for Orchestrator {
     async fn extend(&self, ticket_id: &str, claim: u64) -> Extension {
-        let mut request = tonic::Request::new(wire::ExtendRequest { ticket_id: ticket_id.to_owned(), claim });
+        let mut request =
+            tonic::Request::new(wire::ExtendRequest { ticket_id: ticket_id.to_owned(), claim });
         request.set_timeout(PATIENCE);
         match self.client.clone().extend(request).await.map(tonic::Response::into_inner) {
             Ok(wire::ExtendResponse { stop: true, reason }) => Extension::Stop(reason),
@@ -108,7 +121,9 @@ impl Desk for Orchestrator {
         request.set_timeout(PATIENCE);
         match self.client.clone().report(request).await {
             Ok(_) => Receipt::Accepted,
-            Err(status) if is_final(status.code()) || is_hopeless(status.code()) => Receipt::Refused(sentence(&status)),
+            Err(status) if is_final(status.code()) || is_hopeless(status.code()) => {
+                Receipt::Refused(sentence(&status))
+            }
             Err(status) => Receipt::Unreachable(sentence(&status)),
         }
     }
@@ -134,7 +149,9 @@ fn check(
     let kind = wire::TicketKind::domain("kind", ticket.kind).map_err(|error| error.to_string())?;
     let undoes = kind == TicketKind::Compensate;
     let kind = match undoes {
-        true => wire::TicketKind::domain("undoes", ticket.undoes).map_err(|error| error.to_string())?,
+        true => {
+            wire::TicketKind::domain("undoes", ticket.undoes).map_err(|error| error.to_string())?
+        }
         false => kind,
     };
     if !offered.contains(&kind) || kind == TicketKind::Compensate {
@@ -165,7 +182,12 @@ mod tests {
     const OFFERED: [TicketKind; 2] = [TicketKind::Deploy, TicketKind::Compensate];
 
     fn ticket(kind: wire::TicketKind) -> wire::Ticket {
-        wire::Ticket { claimed_by: OWN.to_owned(), deadline_ms: 1_000, kind: kind.into(), ..Default::default() }
+        wire::Ticket {
+            claimed_by: OWN.to_owned(),
+            deadline_ms: 1_000,
+            kind: kind.into(),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -176,7 +198,10 @@ mod tests {
 
     #[test]
     fn an_undo_is_of_the_kind_that_it_undoes() {
-        let undo = wire::Ticket { undoes: wire::TicketKind::Deploy.into(), ..ticket(wire::TicketKind::Compensate) };
+        let undo = wire::Ticket {
+            undoes: wire::TicketKind::Deploy.into(),
+            ..ticket(wire::TicketKind::Compensate)
+        };
         assert_eq!(check(&undo, OWN, 0, &OFFERED), Ok((TicketKind::Deploy, true)));
     }
 
@@ -190,7 +215,10 @@ mod tests {
             (ticket(wire::TicketKind::Query), "does not offer QUERY"),
             (wire::Ticket { kind: 99, ..good }, "kind has no meaning here: 99"),
             (ticket(compensate), "undoes has no meaning here: 0"),
-            (wire::Ticket { undoes: compensate.into(), ..ticket(compensate) }, "does not offer COMPENSATE"),
+            (
+                wire::Ticket { undoes: compensate.into(), ..ticket(compensate) },
+                "does not offer COMPENSATE",
+            ),
         ];
         for (ticket, expected) in table {
             let reason = check(&ticket, OWN, 500, &OFFERED).expect_err(expected);

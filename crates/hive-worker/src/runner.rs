@@ -14,7 +14,7 @@ mod outcome;
 
 use crate::backoff::Backoff;
 use crate::credentials::{Credentials, Safe};
-use crate::executors::{Executors, Failure, Verdict, Work};
+use crate::executors::{Executor, Executors, Failure, Verdict, Work};
 use crate::workspace::Workspace;
 use halt::{Cause, Halt};
 use hive_api::orchestrator as wire;
@@ -139,7 +139,11 @@ pub struct Runner<D, L> {
 impl<D: Desk, L: Lender> Runner<D, L> {
     /// Runs a ticket until its outcome is acknowledged, or its claim is lost. When `drain` is cancelled, the ticket is withdrawn.
     /// Returns the status that was reported, if one was.
-    pub async fn run(&self, assignment: &Assignment, drain: &CancellationToken) -> Option<wire::OutcomeStatus> {
+    pub async fn run(
+        &self,
+        assignment: &Assignment,
+        drain: &CancellationToken,
+    ) -> Option<wire::OutcomeStatus> {
         let halt = Halt::default();
         let mut lost = pin!(self.keep_claim(assignment, &halt));
         let mut work = pin!(self.work(assignment, &halt));
@@ -178,7 +182,11 @@ impl<D: Desk, L: Lender> Runner<D, L> {
                 Err(_) => "no answer".to_owned(),
             };
             if backoff.is_fresh() {
-                tracing::warn!(ticket = outcome.ticket_id, reason = unanswered, "the outcome is reported again");
+                tracing::warn!(
+                    ticket = outcome.ticket_id,
+                    reason = unanswered,
+                    "the outcome is reported again"
+                );
             }
             sleep(backoff.next_delay()).await;
         }
@@ -196,9 +204,16 @@ impl<D: Desk, L: Lender> Runner<D, L> {
                 Ok(Extension::Lost(reason)) => return reason,
                 Ok(Extension::Stop(reason)) => halt.order(Cause::Withdrawn(reason)),
                 Ok(Extension::Unreachable(reason)) => {
-                    tracing::warn!(ticket = ticket.ticket_id, reason, "the claim could not be extended");
+                    tracing::warn!(
+                        ticket = ticket.ticket_id,
+                        reason,
+                        "the claim could not be extended"
+                    );
                 }
-                Err(_) => tracing::warn!(ticket = ticket.ticket_id, "the claim could not be extended: no answer"),
+                Err(_) => tracing::warn!(
+                    ticket = ticket.ticket_id,
+                    "the claim could not be extended: no answer"
+                ),
             }
         }
     }
@@ -210,16 +225,38 @@ impl<D: Desk, L: Lender> Runner<D, L> {
         outcome::of(assignment, verdict, halt.cause(), &notes, started_at_ms)
     }
 
-    async fn attempt(&self, assignment: &Assignment, halt: &Halt, notes: &mut Vec<String>) -> Verdict {
+    async fn attempt(
+        &self,
+        assignment: &Assignment,
+        halt: &Halt,
+        notes: &mut Vec<String>,
+    ) -> Verdict {
         let deadline = outcome::deadline(&assignment.ticket);
-        let workspace = Workspace::open(assignment.ticket.workspace.as_ref()).map_err(Failure::refused)?;
+        let workspace =
+            Workspace::open(assignment.ticket.workspace.as_ref()).map_err(Failure::refused)?;
         let home = Home::make(&self.tickets_dir, assignment).map_err(Failure::retryable)?;
         let verdict = match self.borrow(assignment, deadline).await? {
-            None => self.execute(assignment, workspace, &home, Credentials::none(), deadline, halt, None).await,
+            None => {
+                self.execute(
+                    assignment,
+                    workspace,
+                    &home,
+                    Credentials::none(),
+                    deadline,
+                    halt,
+                    None,
+                )
+                .await
+            }
             Some(loan) => {
-                let verdict = self.execute_with(assignment, workspace, &home, &loan, deadline, halt).await;
+                let verdict =
+                    self.execute_with(assignment, workspace, &home, &loan, deadline, halt).await;
                 if let Err(left) = loan.close(CLOSE_PATIENCE).await {
-                    tracing::error!(ticket = assignment.ticket.ticket_id, left, "credentials were not all given back");
+                    tracing::error!(
+                        ticket = assignment.ticket.ticket_id,
+                        left,
+                        "credentials were not all given back"
+                    );
                     notes.push(format!("not all of its credentials could be revoked: {left}"));
                 }
                 verdict
@@ -230,9 +267,14 @@ impl<D: Desk, L: Lender> Runner<D, L> {
     }
 
     /// Never interrupted, only bounded: an answer that nobody waits for would leave a lease that nobody revokes.
-    async fn borrow(&self, assignment: &Assignment, deadline: Instant) -> Result<Option<L::Loan>, Failure> {
+    async fn borrow(
+        &self,
+        assignment: &Assignment,
+        deadline: Instant,
+    ) -> Result<Option<L::Loan>, Failure> {
         let asked = &assignment.ticket.credentials;
-        if asked.is_empty() {
+        let undo_borrows = self.executors.of(assignment.kind).is_some_and(Executor::undo_borrows);
+        if asked.is_empty() || (assignment.undoes && !undo_borrows) {
             return Ok(None);
         }
         let requests = asked.iter().cloned().map(|asked| Request {
@@ -260,11 +302,15 @@ impl<D: Desk, L: Lender> Runner<D, L> {
         let issued = loan.issued().iter().map(|issued| (issued.name.as_str(), &issued.data));
         let why = |name: &String| (name.clone(), why_skipped(assignment, name));
         let skipped = loan.skipped().iter().map(why).collect();
-        let credentials = self.safe.put(home.name(), issued, skipped).map_err(Failure::retryable)?;
+        let credentials =
+            self.safe.put(home.name(), issued, skipped).map_err(Failure::retryable)?;
         self.execute(assignment, workspace, home, credentials, deadline, halt, Some(loan)).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where everything that a ticket needs comes together")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where everything that a ticket needs comes together"
+    )]
     async fn execute(
         &self,
         assignment: &Assignment,
@@ -289,7 +335,8 @@ impl<D: Desk, L: Lender> Runner<D, L> {
             deadline,
             stop: halt.token(),
         };
-        let (executors, kind, undoes) = (Arc::clone(&self.executors), assignment.kind, assignment.undoes);
+        let (executors, kind, undoes) =
+            (Arc::clone(&self.executors), assignment.kind, assignment.undoes);
         // A task of its own: a panic in an executor is an outcome, and the credential files go with it.
         let task = tokio::spawn(async move { perform(&executors, kind, undoes, &work).await });
         let failed = loan.map(Loan::failed);
@@ -340,7 +387,8 @@ fn joined(ended: Result<Verdict, tokio::task::JoinError>) -> Verdict {
 }
 
 fn parse_parameters(json: &str) -> Result<serde_json::Map<String, serde_json::Value>, Failure> {
-    serde_json::from_str(json).map_err(|error| Failure::Final(format!("its parameters are no JSON object: {error}")))
+    serde_json::from_str(json)
+        .map_err(|error| Failure::Final(format!("its parameters are no JSON object: {error}")))
 }
 
 fn why_skipped(assignment: &Assignment, name: &str) -> String {

@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use output::Captured;
 pub(crate) use output::{last_line, printable};
-pub use shim::exec_shim;
 pub(crate) use shim::NOT_STARTED;
+pub use shim::exec_shim;
 
 /// How long the warden may take to kill what it guards before the whole group is killed.
 const WARDEN_GRACE: Duration = Duration::from_secs(5);
@@ -65,7 +65,10 @@ pub struct Launcher {
 
 impl Launcher {
     /// A launcher such as `hive sandbox-exec`.
-    pub fn new<'a>(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn new<'a>(
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         let arguments = arguments.into_iter().map(str::to_owned).collect();
         Self { program: program.into(), arguments }
     }
@@ -94,7 +97,8 @@ impl Toolchain {
     }
 
     fn search_path(&self) -> OsString {
-        let system = ["/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin"];
+        let system =
+            ["/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin"];
         let all = self.bin.iter().cloned().chain(system.map(PathBuf::from));
         // Directories with a colon in their name cannot be on a search path at all.
         std::env::join_paths(all).unwrap_or_else(|_| system.join(":").into())

@@ -63,7 +63,8 @@ pub enum Error {
 
 /// Works until `stop`, then withdraws what is running and reports it.
 pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Result<(), Error> {
-    let attach = WorkloadConfig { endpoint: config.spiffe_socket.clone(), attach_deadline: ATTACH_PATIENCE };
+    let attach =
+        WorkloadConfig { endpoint: config.spiffe_socket.clone(), attach_deadline: ATTACH_PATIENCE };
     let (workload, upkeep) = Workload::attach(attach).await.map_err(Error::Identity)?;
     let identity = workload.spiffe_id().map_err(Error::Identity)?;
     // Identity is needed to the very end: outcomes are signed, and leases given back, while everything else stops.
@@ -72,9 +73,9 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     let worker = Worker::assemble(&config, &workload)?;
     tracing::info!(worker = config.name, %identity, slots = config.slots, "working");
     let (mut beating, mut working) = (JoinSet::new(), JoinSet::new());
-    let mut registered = worker.start(&config, &stop, &mut beating, &mut working);
+    let registered = worker.start(&config, &stop, &mut beating, &mut working);
     tokio::select! {
-        _ = timeout(REGISTRY_PATIENCE, registered.wait_for(|registered| *registered)) => {
+        () = known(registered) => {
             let facts = [("address", identity.to_string()), ("worker", config.name.clone())];
             ready.announce_facts(facts);
             stop.cancelled().await;
@@ -88,6 +89,11 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     // It only watches streams: there is nothing that it could leave half done.
     let _ = upkeep.await;
     Ok(())
+}
+
+/// Waits until the registry knows this worker, or has had its chance to.
+async fn known(mut registered: watch::Receiver<bool>) {
+    let _ = timeout(REGISTRY_PATIENCE, registered.wait_for(|registered| *registered)).await;
 }
 
 /// The parts that are made once.
@@ -114,7 +120,8 @@ impl Worker {
         // Last: whatever fails before it leaves nothing behind outside the data directory.
         let runtime_dir = config.runtime_dir.as_deref();
         let safe = Safe::open(&config.data_dir, runtime_dir).map_err(Error::Credentials)?;
-        let (desk, lender) = (orchestrator.clone(), VaultLender { vault, workload: workload.clone() });
+        let (desk, lender) =
+            (orchestrator.clone(), VaultLender { vault, workload: workload.clone() });
         let runner = Arc::new(Runner { desk, lender, executors, safe: safe.clone(), tickets_dir });
         Ok(Self { registry, orchestrator, runner, safe, tally: Arc::default() })
     }
@@ -155,7 +162,8 @@ fn tools(config: &Config) -> Result<Tools, Error> {
 }
 
 fn connect(workload: &Workload, address: &str, server: Party) -> Result<Channel, Error> {
-    let audience = Audience::of_service(server.name, &workload.trust_domain()).map_err(Error::Identity)?;
+    let audience =
+        Audience::of_service(server.name, &workload.trust_domain()).map_err(Error::Identity)?;
     channel(workload, address, pattern(workload, server)?, audience).map_err(Error::Identity)
 }
 

@@ -54,7 +54,12 @@ mod tests {
     #[test]
     fn only_what_ended_by_itself_is_counted() {
         let tally = Tally::default();
-        for status in [Some(OutcomeStatus::Done), Some(OutcomeStatus::Failed), Some(OutcomeStatus::Withdrawn), None] {
+        for status in [
+            Some(OutcomeStatus::Done),
+            Some(OutcomeStatus::Failed),
+            Some(OutcomeStatus::Withdrawn),
+            None,
+        ] {
             tally.count(status, 10);
         }
         let telemetry = tally.telemetry();

@@ -76,7 +76,11 @@ pub(crate) fn open_beneath(root: &Path, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let file = File::from(openat2(&root, path, flags, Mode::empty(), resolve)?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -99,7 +103,10 @@ mod tests {
         symlink("/etc/hostname", source.join("link")).expect("linked");
         let target = directory.path().join("copy");
         copy(&source, &target).expect("copied");
-        assert_eq!(std::fs::read_to_string(target.join("src/deep/main.rs")).expect("there"), "fn main() {}");
+        assert_eq!(
+            std::fs::read_to_string(target.join("src/deep/main.rs")).expect("there"),
+            "fn main() {}"
+        );
         assert!(target.join("link").is_symlink());
         assert!(!target.join("target").exists() && !target.join(".git").exists());
     }

@@ -131,6 +131,9 @@ mod tests {
     #[test]
     fn an_absolute_path_is_taken_as_written() {
         let (_directory, workspace) = workspace();
-        assert_eq!(workspace.resolve("/srv/releases").expect("explicit"), Path::new("/srv/releases"));
+        assert_eq!(
+            workspace.resolve("/srv/releases").expect("explicit"),
+            Path::new("/srv/releases")
+        );
     }
 }

@@ -109,7 +109,7 @@ pub(crate) fn run(options: Options) -> ExitCode {
     let began = Instant::now();
     // One thread: children ask the kernel for a signal when the *thread* that spawned them ends.
     crate::cli::stack::block_on(async move {
-        let filter = std::env::var("HIVE_LOG").unwrap_or_else(|_| "warn".to_owned());
+        let filter = std::env::var("HIVE_LOG").unwrap_or_else(|_| "warn,spiffe=off".to_owned());
         telemetry::init(&filter)
             .map_err(|error| Failure::bad_input(format!("HIVE_LOG is {filter:?}: {error}")))?;
         let stop = stop::on_signal().map_err(|error| Failure::error(error.to_string()))?;

@@ -119,7 +119,7 @@ pub(super) fn increment(body: &Map<String, Value>) -> Option<Duration> {
 pub(super) fn cap_warning(asked: Duration, granted: Duration) -> Option<String> {
     // Less than a second is the time it took to get here.
     (granted + Duration::from_secs(1) <= asked).then(|| {
-        let (asked, granted) = (clock::go_duration(asked), clock::go_duration(granted));
+        let (asked, granted) = (clock::duration_text(asked), clock::duration_text(granted));
         format!(
             "TTL of \"{asked}\" exceeded the effective max_ttl of \"{granted}\"; TTL value is capped accordingly"
         )

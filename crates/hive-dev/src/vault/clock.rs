@@ -18,18 +18,20 @@ pub(super) fn sql(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}+0000")
 }
 
-/// `1h0m0s`, as Go prints a duration.
-pub(super) fn go_duration(duration: Duration) -> String {
+/// `1h`, `1m30s`: as Vault prints a duration, without what is zero.
+pub(super) fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let mut text = String::new();
     if hours > 0 {
         let _ = write!(text, "{hours}h");
     }
-    if hours > 0 || minutes > 0 {
+    if minutes > 0 {
         let _ = write!(text, "{minutes}m");
     }
-    let _ = write!(text, "{rest}s");
+    if rest > 0 || text.is_empty() {
+        let _ = write!(text, "{rest}s");
+    }
     text
 }
 
@@ -88,13 +90,17 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read_and_written_as_in_go() {
-        let table =
-            [(json!(30), 30, "30s"), (json!("90s"), 90, "1m30s"), (json!("1h"), 3600, "1h0m0s")];
+    fn durations_are_read_and_written_as_in_vault() {
+        let table = [
+            (json!(30), 30, "30s"),
+            (json!("90s"), 90, "1m30s"),
+            (json!("1h"), 3600, "1h"),
+            (json!("0s"), 0, "0s"),
+        ];
         for (given, seconds, text) in table {
             let duration = Duration::from_secs(seconds);
             assert_eq!(
-                (parse_duration(&given), go_duration(duration)),
+                (parse_duration(&given), duration_text(duration)),
                 (Some(duration), text.to_owned())
             );
         }

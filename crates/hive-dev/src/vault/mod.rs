@@ -110,6 +110,12 @@ pub enum Error {
         /// Where the parser stopped.
         column: usize,
     },
+    /// Whoever wants to know every issued secret cannot be told.
+    #[error("the witness of issued secrets cannot be used: {mistakes}")]
+    Witness {
+        /// What is wrong.
+        mistakes: String,
+    },
 }
 
 /// A running development vault. Stop it with [`stop`](Self::stop): dropping it stops serving, but revokes nothing.
@@ -175,10 +181,8 @@ pub async fn run(ready: Ready, stop: CancellationToken) -> Result<(), Error> {
     let read = (&mut input).take(SETUP_MAX_BYTES).read_line(&mut line).await;
     let setup = read.map_err(|_| Error::Setup { line: 1, column: 0 }).and_then(|_| parse(&line))?;
     drop(line);
-    let witness = Witness::from_env().unwrap_or_else(|mistakes| {
-        tracing::warn!(%mistakes, "no witness");
-        Witness::none()
-    });
+    let witness = Witness::from_env()
+        .map_err(|mistakes| Error::Witness { mistakes: mistakes.to_string() })?;
     let vault = Vault::start(setup, witness).await?;
     ready.announce(&vault.address);
     tokio::select! {

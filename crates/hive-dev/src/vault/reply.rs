@@ -81,11 +81,11 @@ impl Reply {
         let status = self.status();
         match self {
             Self::Auth { auth, warnings } => {
-                json_body(status, &envelope(request_id, None, &Value::Null, warnings, auth))
+                json_body(status, &envelope(request_id, None, &Value::Null, &warnings, &auth))
             }
             Self::Bare { body, .. } => json_body(status, &body),
             Self::Data { data, lease, warnings } => {
-                json_body(status, &envelope(request_id, lease, &data, warnings, Value::Null))
+                json_body(status, &envelope(request_id, lease, &data, &warnings, &Value::Null))
             }
             Self::Empty => body(status, Body::empty()),
         }
@@ -96,7 +96,7 @@ impl Fault {
     pub(super) fn into_response(self, request_id: &str) -> Response {
         match self.data {
             Some(data) => {
-                json_body(self.status, &envelope(request_id, None, &data, Vec::new(), Value::Null))
+                json_body(self.status, &envelope(request_id, None, &data, &[], &Value::Null))
             }
             None => json_body(self.status, &json!({ "errors": self.errors })),
         }
@@ -107,8 +107,8 @@ fn envelope(
     id: &str,
     lease: Option<LeaseFacts>,
     data: &Value,
-    warnings: Vec<String>,
-    auth: Value,
+    warnings: &[String],
+    auth: &Value,
 ) -> Value {
     let lease = lease.unwrap_or(LeaseFacts { id: String::new(), ttl_s: 0, renewable: false });
     let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };

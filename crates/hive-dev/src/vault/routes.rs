@@ -154,21 +154,20 @@ async fn key_value(core: &Core, call: &Call, mount: &str, rest: &str) -> Result<
     let mut state = core.state();
     let Some(kv) = state.kv.get_mut(mount) else { return Err(Fault::no_route(&call.path)) };
     match (call.verb, kind) {
-        (Verb::Write, "data") => write_value(kv, call, path, now),
-        (Verb::Delete, "data") => Ok(done(kv.delete(path, &[], now))),
-        (Verb::Write, "delete") => Ok(done(kv.delete(path, &versions(call), now))),
-        (Verb::Write, "undelete") => Ok(done(kv.undelete(path, &versions(call)))),
-        (Verb::Write, "destroy") => Ok(done(kv.destroy(path, &versions(call)))),
-        (Verb::Read, "metadata") => kv.metadata(path).map(Reply::data),
-        (Verb::List, "metadata") => kv.list(path).map(Reply::data),
-        (Verb::Delete, "metadata") => Ok(done(kv.forget(path))),
-        (_, "data" | "delete" | "destroy" | "metadata" | "undelete") => Err(Fault::unsupported()),
-        _ => Err(Fault::no_route(&call.path)),
+        (Verb::Write, "data") => return write_value(kv, call, path, now),
+        (Verb::Read, "metadata") => return kv.metadata(path).map(Reply::data),
+        (Verb::List, "metadata") => return kv.list(path).map(Reply::data),
+        (Verb::Delete, "data") => kv.delete(path, &[], now),
+        (Verb::Delete, "metadata") => kv.forget(path),
+        (Verb::Write, "delete") => kv.delete(path, &versions(call), now),
+        (Verb::Write, "destroy") => kv.destroy(path, &versions(call)),
+        (Verb::Write, "undelete") => kv.undelete(path, &versions(call)),
+        (_, "data" | "delete" | "destroy" | "metadata" | "undelete") => {
+            return Err(Fault::unsupported());
+        }
+        _ => return Err(Fault::no_route(&call.path)),
     }
-}
-
-fn done((): ()) -> Reply {
-    Reply::Empty
+    Ok(Reply::Empty)
 }
 
 async fn read_value(core: &Core, call: &Call, mount: &str, path: &str) -> Result<Reply, Fault> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::to_bytes;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, Method, header};
@@ -53,15 +53,20 @@ async fn read(request: Request) -> Result<Call, Fault> {
     }
     let query = query(head.uri.query().unwrap_or_default());
     let verb = verb(&head.method, &query).ok_or_else(Fault::unsupported)?;
-    let body = to_bytes(body, BODY_MAX_BYTES)
-        .await
-        .map_err(|_| Fault::new(413, "http: request body too large"))?;
-    let body = if body.is_empty() { Map::new() } else { parse(&body)? };
+    let body = if verb == Verb::Write { write_body(body).await? } else { Map::new() };
     Ok(Call { verb, path, query, token: token(&head.headers), body })
 }
 
-fn parse(body: &[u8]) -> Result<Map<String, Value>, Fault> {
-    serde_json::from_slice(body).map_err(|_| Fault::new(400, "error parsing JSON"))
+/// Nothing, an object, or `null`, which some clients send for nothing.
+async fn write_body(body: Body) -> Result<Map<String, Value>, Fault> {
+    let too_large = || Fault::new(413, "http: request body too large");
+    let body = to_bytes(body, BODY_MAX_BYTES).await.map_err(|_| too_large())?;
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    let body: Option<Map<String, Value>> =
+        serde_json::from_slice(&body).map_err(|_| Fault::new(400, "error parsing JSON"))?;
+    Ok(body.unwrap_or_default())
 }
 
 fn verb(method: &Method, query: &HashMap<String, String>) -> Option<Verb> {

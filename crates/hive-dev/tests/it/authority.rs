@@ -280,16 +280,19 @@ async fn the_socket_goes_with_the_authority() {
 
 #[tokio::test]
 async fn a_new_svid_is_pushed_at_half_of_the_old_ones_life() {
-    let place = Place::empty(|config| config.x509_ttl = Duration::from_secs(2)).await;
+    let ttl = Duration::from_secs(2);
+    let place = Place::empty(|config| config.x509_ttl = ttl).await;
     place.add("/ns/test/sa/me", Selector::Pid(std::process::id()));
-    let source = place.x509_source().await;
-    let first = source.svid().expect("an SVID");
-    let mut updates = source.updated();
-    in_time(updates.changed()).await.expect("it is pushed");
-    let second = source.svid().expect("an SVID");
-    assert_ne!(first.leaf().as_bytes(), second.leaf().as_bytes());
-    let (_, leaf) = x509_parser::parse_x509_certificate(first.leaf().as_bytes()).expect("DER");
-    assert!(leaf.validity().is_valid(), "the old one is still good");
+    let mut raw = place.raw().await;
+    let stream = raw.fetch_x509svid(with_header(wire::X509svidRequest {})).await;
+    let mut stream = stream.expect("a stream").into_inner();
+    let first = in_time(stream.message()).await.expect("the state").expect("a message");
+    let issued = std::time::Instant::now();
+    let second = in_time(stream.message()).await.expect("pushed").expect("a message");
+    let waited = issued.elapsed();
+    assert!(waited > ttl / 4 && waited < ttl, "{waited:?}");
+    assert_ne!(first.svids[0].x509_svid, second.svids[0].x509_svid);
+    assert_ne!(first.svids[0].x509_svid_key, second.svids[0].x509_svid_key);
 }
 
 #[tokio::test]
@@ -354,11 +357,15 @@ async fn an_independent_client_follows_a_rotation_of_both_authorities() {
     let domain = TrustDomain::new(place.authority.trust_domain()).expect("a good name");
     until(async || {
         let svid = x509.svid().expect("never without");
+        let roots = x509
+            .bundle_set()
+            .ok()
+            .and_then(|set| set.get(&domain).map(|own| own.authorities().len()));
         let keys = jwt
             .bundle_set()
             .ok()
-            .and_then(|set| set.get(&domain).map(|bundle| bundle.jwt_authorities().count()));
-        svid.leaf().as_bytes() != before.leaf().as_bytes() && keys == Some(2)
+            .and_then(|set| set.get(&domain).map(|own| own.jwt_authorities().count()));
+        svid.leaf().as_bytes() != before.leaf().as_bytes() && (roots, keys) == (Some(2), Some(2))
     })
     .await;
 }

@@ -2,3 +2,8 @@
 
 mod attestation;
 mod authority;
+mod database;
+mod epoch;
+mod fixture;
+mod issuer;
+mod vault;

@@ -239,12 +239,18 @@ async fn a_stop_ends_what_waits_and_a_second_start_knows_everything() {
     assert!(refused.to_string().contains("another orchestrator uses"), "{refused}");
 
     let mut idle = stack.other.tickets.clone();
-    let waiting = tokio::spawn(async move { idle.claim(any(20_000)).await });
+    let mut waiting = Box::pin(idle.claim(any(20_000)));
+    tokio::select! {
+        biased;
+        answered = &mut waiting => panic!("there is no work, but: {answered:?}"),
+        // A second call behind it on the same connection: once that is answered, the first one waits.
+        answered = stack.other.claim(0) => assert_eq!(answered, None),
+    }
     let watch = GetPlanRequest { plan_id: plan_id.clone() };
     let mut views = stack.operator.plans.watch(watch).await.expect("allowed").into_inner();
     assert!(views.message().await.expect("the plan as it is").is_some());
     stack.stop.cancel();
-    assert_eq!(code(waiting.await.expect("no panic")), Code::Unavailable);
+    assert_eq!(code(waiting.await), Code::Unavailable);
     let cut_off = views.message().await.expect_err("the plan is not over");
     assert_eq!(cut_off.code(), Code::Unavailable);
     assert!(stack.served.await.expect("no panic").is_ok());

@@ -62,9 +62,9 @@ fn check_reference(
     let Some(kind) = drafts[*target].kind else { return };
     let outputs = kinds::of(kind).outputs;
     if outputs.is_empty() {
-        notes.add(*at, format!("`{ticket}` is a {kind}, which puts nothing out"));
+        notes.add(*at, format!("`{ticket}` ({kind}) puts nothing out"));
     } else if !outputs.contains(&output.as_str()) {
-        let what = format!("output of `{ticket}`, a {kind}:");
+        let what = format!("output of `{ticket}` ({kind}):");
         notes.add_unknown(*at, &what, output, outputs.iter().copied());
     }
 }

@@ -228,6 +228,7 @@ fn needs_must_exist_and_never_lead_back() {
             ],
         ),
         (vec![open("a", ""), open("b", "a"), open("c", "a, b")], vec![]),
+        (vec![open("d", "b, c"), open("b", "a"), open("c", "a"), open("a", "")], vec![]),
     ] {
         assert_mistakes(&around(&tickets.concat()), &expected);
     }
@@ -271,16 +272,16 @@ fn a_reference_must_be_to_an_output_that_is_there_by_then() {
         ),
         (
             user("build", "${build.fil}"),
-            Some("unknown output of `build`, a BUILD: `fil`; did you mean `file`?".to_owned()),
+            Some("unknown output of `build` (BUILD): `fil`; did you mean `file`?".to_owned()),
         ),
         (
             user("build", "${build.colour}"),
             Some(
-                "unknown output of `build`, a BUILD: `colour`; known: artifact, file, size_bytes"
+                "unknown output of `build` (BUILD): `colour`; known: artifact, file, size_bytes"
                     .to_owned(),
             ),
         ),
-        (user("run", "${run.x}"), Some("`run` is a EXECUTE, which puts nothing out".to_owned())),
+        (user("run", "${run.x}"), Some("`run` (EXECUTE) puts nothing out".to_owned())),
         (user("build", "${build}"), Some(format!("`${{build}}` is not a reference: {advice}"))),
         (
             user("build", "${build.file"),
@@ -305,7 +306,7 @@ fn references_are_found_at_any_depth_of_any_kind() {
         &[
             "3:69: unknown ticket in a reference `x`; known: q, v",
             "4:45: `${v.y}`: add `v` to `needs`, or it may not be done by then",
-            "4:45: `v` is a VALIDATE, which puts nothing out",
+            "4:45: `v` (VALIDATE) puts nothing out",
         ],
     );
 }

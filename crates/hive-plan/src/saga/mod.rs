@@ -388,12 +388,10 @@ impl Saga {
 
 impl Slot {
     fn new(spec: &TicketSpec) -> Self {
-        let Budget { attempts, backoff } =
-            Budget { attempts: spec.attempts, backoff: spec.backoff };
-        let undo = Task::new(Budget { attempts: UNDO_ATTEMPTS, backoff });
+        let task = |attempts| Task::new(Budget { attempts, backoff: spec.backoff });
         Self {
-            forward: Task::new(Budget { attempts, backoff }),
-            undo: spec.can_be_undone().then_some(undo),
+            forward: task(spec.attempts),
+            undo: spec.can_be_undone().then(|| task(UNDO_ATTEMPTS)),
             outputs: BTreeMap::new(),
             promised: BTreeSet::new(),
             dependents: Vec::new(),

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tonic::Code;
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 
@@ -40,7 +40,7 @@ fn answer(request: &http::Request<Body>) -> Ready<Result<http::Response<Body>, I
     let peer = request
         .extensions()
         .get::<Peer>()
-        .map_or("nobody".to_owned(), |peer| peer.spiffe_id.to_string());
+        .map_or_else(|| "nobody".to_owned(), |peer| peer.spiffe_id.to_string());
     let response = http::Response::builder()
         .header("content-type", "application/grpc")
         .header("grpc-status", "0")
@@ -72,7 +72,16 @@ service!(Health);
 
 struct Running {
     address: SocketAddr,
+    stop: CancellationToken,
     task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops accepting, and ends the connections.
+    async fn stop(mut self) {
+        self.stop.cancel();
+        timeout(Duration::from_secs(10), &mut self.task).await.expect("it never drained").unwrap();
+    }
 }
 
 impl Drop for Running {
@@ -83,7 +92,10 @@ impl Drop for Running {
 
 /// A server that answers `spiffe://td/client/**` at `test.WhoAmI/Ask`.
 async fn serve(server: &Stand) -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve_at(server, TcpListener::bind("127.0.0.1:0").await.unwrap())
+}
+
+fn serve_at(server: &Stand, listener: TcpListener) -> Running {
     let address = listener.local_addr().unwrap();
     let policy = MethodPolicy::new().allow("/test.WhoAmI/Ask", pattern("spiffe://td/client/**"));
     let connections = incoming(listener, &server.workload).unwrap();
@@ -91,8 +103,13 @@ async fn serve(server: &Stand) -> Running {
         .layer(Authenticate::new(&server.workload, audience(AUDIENCE), policy))
         .add_service(WhoAmI)
         .add_service(Health);
-    let task = tokio::spawn(async move { router.serve_with_incoming(connections).await.unwrap() });
-    Running { address, task }
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(async move {
+        router.serve_with_incoming_shutdown(connections, stopped).await.unwrap();
+    });
+    Running { address, stop, task }
+}
 }
 
 fn pattern(text: &str) -> IdPattern {
@@ -290,7 +307,26 @@ async fn a_client_of_another_authority_does_not_get_in() {
         svid: Some(Arc::new(strangers.svid("/client/a"))),
         trust: authority.trust(),
     }));
-    assert!(whoami(&mut connect(&client, &running)).await.is_err());
+    let status = whoami(&mut connect(&client, &running)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("alert"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn a_server_that_stops_is_unavailable_and_is_found_again_when_it_is_back() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let running = serve(&server).await;
+    let mut channel = connect(&client, &running);
+    assert!(whoami(&mut channel).await.is_ok());
+    let address = running.address;
+    running.stop().await;
+    for _ in 0..3 {
+        let status = whoami(&mut channel).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    let _back = serve_at(&server, TcpListener::bind(address).await.unwrap());
+    assert!(whoami(&mut channel).await.is_ok());
 }
 
 #[tokio::test]

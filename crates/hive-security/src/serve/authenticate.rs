@@ -94,7 +94,7 @@ impl Rules {
             return Ok(None);
         }
         let peer = self.authenticate(request).map_err(|reason| {
-            tracing::debug!(method = path, reason, "a call was not authenticated");
+            tracing::info!(method = path, reason, "a call was not authenticated");
             Status::unauthenticated(reason)
         })?;
         if !self.policy.allows(path, &peer.spiffe_id) {

@@ -88,10 +88,10 @@ async fn greet(
         // Fails only when nobody serves any more.
         Ok(Ok(connection)) => drop(ready.send(connection).await),
         Ok(Err(error)) => {
-            tracing::warn!(%address, reason = tls::explain(&error), "a TLS handshake failed")
+            tracing::info!(%address, reason = tls::explain(&error), "a TLS handshake failed");
         }
         Err(_) => {
-            tracing::warn!(%address, "a TLS handshake took longer than {HANDSHAKE_DEADLINE:?}")
+            tracing::info!(%address, "a TLS handshake took longer than {HANDSHAKE_DEADLINE:?}");
         }
     }
     drop(slot);

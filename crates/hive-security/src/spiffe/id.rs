@@ -24,7 +24,7 @@ impl SpiffeId {
     /// Reads a SPIFFE ID by the rules of the SPIFFE specification.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let id = spiffe::SpiffeId::new(text)
-            .map_err(|error| Error::invalid("SPIFFE ID", text, error))?;
+            .map_err(|error| Error::invalid("SPIFFE ID", text, &error))?;
         Ok(Self(id))
     }
 
@@ -57,7 +57,7 @@ impl TrustDomain {
     /// Reads the name of a trust domain (or a SPIFFE ID in it).
     pub fn parse(text: &str) -> Result<Self, Error> {
         let name = spiffe::TrustDomain::new(text)
-            .map_err(|error| Error::invalid("trust domain", text, error))?;
+            .map_err(|error| Error::invalid("trust domain", text, &error))?;
         Ok(Self(name))
     }
 
@@ -72,7 +72,7 @@ impl Audience {
     pub fn parse(text: &str) -> Result<Self, Error> {
         if text.is_empty() || text.len() > AUDIENCE_MAX_BYTES || text.trim() != text {
             let reason = "it must have 1 to 2048 bytes and no white space at its ends";
-            return Err(Error::invalid("audience", text, reason));
+            return Err(Error::invalid("audience", text, &reason));
         }
         Ok(Self(text.to_owned()))
     }

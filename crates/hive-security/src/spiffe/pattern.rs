@@ -47,7 +47,7 @@ impl IdPattern {
 
     /// The pattern with this path (`/ns/*/…`) in `trust_domain`.
     pub fn in_trust_domain(trust_domain: &TrustDomain, path_pattern: &str) -> Result<Self, Error> {
-        let refuse = |reason: &str| Error::invalid("SPIFFE ID pattern", path_pattern, reason);
+        let refuse = |reason: &str| Error::invalid("SPIFFE ID pattern", path_pattern, &reason);
         let closed = path_pattern.strip_suffix("/**");
         let mut segments = Vec::new();
         let path = closed.unwrap_or(path_pattern);

@@ -78,7 +78,7 @@ pub(crate) async fn attach(config: &WorkloadConfig) -> Result<Attached, Error> {
         Ok(source) => source,
         Err(X509SourceError::InitialSyncTimeout) => return Err(no_identity(config).await),
         Err(X509SourceError::Source(WorkloadApiError::Endpoint(error))) => {
-            return Err(Error::invalid("Workload API endpoint", endpoint, error));
+            return Err(Error::invalid("Workload API endpoint", endpoint, &error));
         }
         Err(error) => return Err(failed(config, &error)),
     };

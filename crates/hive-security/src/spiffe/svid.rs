@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use secrecy::{SecretSlice, SecretString};
@@ -13,7 +14,6 @@ use x509_parser::prelude::FromDer;
 use crate::Error;
 use crate::spiffe::id::{Audience, SpiffeId};
 use crate::spiffe::trust::workload_id;
-use crate::tls;
 
 /// An X.509-SVID: certificate chain, private key and the SPIFFE ID they prove.
 pub struct X509Svid {
@@ -44,9 +44,11 @@ impl X509Svid {
         let leaf = chain.first().ok_or_else(|| unusable(&"it has no certificate"))?;
         let spiffe_id = workload_id(leaf).map_err(|refusal| unusable(&refusal))?;
         let expires_at = expiry(leaf).ok_or_else(|| unusable(&"its expiry cannot be read"))?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private_key.to_vec()));
-        let certified = CertifiedKey::from_der(chain.clone(), key, &tls::provider())
-            .map_err(|error| unusable(&error))?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private_key));
+        // Borrowed all the way, so no copy of the key is left behind.
+        let key = any_supported_type(&key).map_err(|error| unusable(&error))?;
+        let certified = CertifiedKey::new(chain.clone(), key);
+        certified.keys_match().map_err(|error| unusable(&error))?;
         Ok(Self {
             spiffe_id,
             chain,

@@ -175,20 +175,22 @@ struct Header {
 impl<'a> Parts<'a> {
     fn split(token: &'a str) -> Result<Self, Refusal> {
         let malformed = |what| Refusal::Malformed { what };
-        let (signed, signature) = token.rsplit_once('.').ok_or(malformed("it has no parts"))?;
+        let (signed, signature) =
+            token.rsplit_once('.').ok_or_else(|| malformed("it has no parts"))?;
         let (header, payload) =
-            signed.split_once('.').ok_or(malformed("it has two parts, not three"))?;
+            signed.split_once('.').ok_or_else(|| malformed("it has two parts, not three"))?;
         if payload.contains('.') {
             return Err(malformed("it has more than three parts"));
         }
-        let header = decode(header).ok_or(malformed("its header is not base64url"))?;
+        let header = decode(header).ok_or_else(|| malformed("its header is not base64url"))?;
         let (algorithm, kid) = read_header(&header)?;
         Ok(Self {
             signed,
             algorithm,
             kid,
-            payload: decode(payload).ok_or(malformed("its payload is not base64url"))?,
-            signature: decode(signature).ok_or(malformed("its signature is not base64url"))?,
+            payload: decode(payload).ok_or_else(|| malformed("its payload is not base64url"))?,
+            signature: decode(signature)
+                .ok_or_else(|| malformed("its signature is not base64url"))?,
         })
     }
 

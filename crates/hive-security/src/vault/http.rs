@@ -240,6 +240,8 @@ fn classify(
         400 if is_lease_gone(text) => VaultError::LeaseGone { operation },
         403 => VaultError::Denied { operation },
         404 => VaultError::NotFound { operation },
+        // The database engine says so with 400, although the path is right and the name is missing.
+        400 if text.starts_with("unknown role") => VaultError::NotFound { operation },
         412 | 472 | 473 | 300..=399 => VaultError::NotServing { operation, status },
         429 => VaultError::Limited { operation, retry_after },
         500..=599 if status == 503 && text.contains("sealed") => VaultError::Sealed { operation },
@@ -285,6 +287,7 @@ mod tests {
         assert!(matches!(class(503, "Vault is sealed"), VaultError::Sealed { .. }));
         assert!(matches!(class(403, ""), VaultError::Denied { .. }));
         assert!(matches!(class(404, ""), VaultError::NotFound { .. }));
+        assert!(matches!(class(400, "unknown role: x"), VaultError::NotFound { .. }));
         assert!([400, 401, 403, 404, 405].iter().all(|status| !class(*status, "").is_transient()));
     }
 

@@ -1,6 +1,9 @@
 //! BUILD: a command in a copy of the source; what it made goes into the artifact store.
 
-use super::{Done, Executor, Failure, Pending, Tools, Verdict, Work, blocking, copy_source, fact, parameters, run_command};
+use super::{
+    Done, Executor, Failure, Pending, Tools, Verdict, Work, blocking, copy_source, fact,
+    parameters, run_command,
+};
 use crate::artifacts::Stored;
 use crate::workspace::stays_below;
 use hive_plan::TicketKind;
@@ -46,11 +49,19 @@ impl Build {
         Ok(Done { outputs: outputs.into(), message: String::new() })
     }
 
-    async fn store(&self, source: PathBuf, artifact: PathBuf, name: String) -> Result<Stored, Failure> {
+    async fn store(
+        &self,
+        source: PathBuf,
+        artifact: PathBuf,
+        name: String,
+    ) -> Result<Stored, Failure> {
         let artifacts = self.0.artifacts.clone();
         blocking(move || {
             let mut made = crate::tree::open_beneath(&source, &artifact).map_err(|error| {
-                Failure::retryable(format!("the command left no artifact {}: {error}", artifact.display()))
+                Failure::retryable(format!(
+                    "the command left no artifact {}: {error}",
+                    artifact.display()
+                ))
             })?;
             artifacts.store(&name, &mut made).map_err(|error| Failure::because(&error))
         })
@@ -59,8 +70,12 @@ impl Build {
 }
 
 fn file_name(artifact: &Path) -> Result<String, Failure> {
-    let name = artifact.file_name().and_then(|name| name.to_str()).filter(|_| stays_below(artifact));
+    let name =
+        artifact.file_name().and_then(|name| name.to_str()).filter(|_| stays_below(artifact));
     name.map(str::to_owned).ok_or_else(|| {
-        Failure::refused(format!("the artifact {} is not a file below the source", artifact.display()))
+        Failure::refused(format!(
+            "the artifact {} is not a file below the source",
+            artifact.display()
+        ))
     })
 }

@@ -113,14 +113,17 @@ impl Deploy {
             return Ok(Ledger::Absent(why.to_owned()));
         }
         if self.0.ledger.is_none() {
-            return Err(Failure::refused("there is a ledger's login but no ledger: set HIVE_POSTGRES_ADDR"));
+            return Err(Failure::refused(
+                "there is a ledger's login but no ledger: set HIVE_POSTGRES_ADDR",
+            ));
         }
         let field = |name| credential_field(work, credential, name);
         Ok(Ledger::Open(Login { username: field("username")?, password: field("password")? }))
     }
 
     async fn record(&self, work: &Work, wanted: &Parameters, login: &Login) -> Result<(), Failure> {
-        let address = self.0.ledger.as_ref().ok_or_else(|| Failure::refused("there is no ledger"))?;
+        let address =
+            self.0.ledger.as_ref().ok_or_else(|| Failure::refused("there is no ledger"))?;
         let entry = Entry {
             ticket_id: work.ticket_id.clone(),
             plan_id: work.plan_id.clone(),
@@ -170,7 +173,10 @@ fn seal_key(work: &Work, credential: Option<&str>) -> Result<Option<SecretString
 
 fn credential_field(work: &Work, credential: &str, field: &str) -> Result<SecretString, Failure> {
     work.credentials.field(credential, field).ok_or_else(|| {
-        let why = work.credentials.skipped(credential).unwrap_or("the ticket does not ask for it, or it is not text");
+        let why = work
+            .credentials
+            .skipped(credential)
+            .unwrap_or("the ticket does not ask for it, or it is not text");
         Failure::refused(format!("the credential {credential} has no field {field}: {why}"))
     })
 }
@@ -181,7 +187,12 @@ fn seal(key: &SecretString, manifest: &[u8]) -> String {
     format!("hmac-sha256:{}\n", crate::hex::encode(hmac::sign(&key, manifest).as_ref()))
 }
 
-fn done(wanted: &Parameters, releases: &Releases, deployment: &Deployment, ledger: &Ledger) -> Done {
+fn done(
+    wanted: &Parameters,
+    releases: &Releases,
+    deployment: &Deployment,
+    ledger: &Ledger,
+) -> Done {
     let directory = releases.directory(&wanted.release);
     let outputs = [
         fact("release", directory.display()),
@@ -198,7 +209,9 @@ fn done(wanted: &Parameters, releases: &Releases, deployment: &Deployment, ledge
 
 fn undo_sentence(wanted: &Parameters, undone: &Undone) -> String {
     let what = match undone {
-        Undone::Restored(previous) if previous.is_empty() => "nothing is released, as before".to_owned(),
+        Undone::Restored(previous) if previous.is_empty() => {
+            "nothing is released, as before".to_owned()
+        }
         Undone::Restored(previous) if *previous == wanted.release => {
             format!("{previous} stays, for it was current before")
         }
@@ -220,6 +233,9 @@ mod tests {
     fn a_seal_is_the_hmac_of_the_manifest() {
         // RFC 4231, test case 2.
         let seal = seal(&SecretString::from("Jefe"), b"what do ya want for nothing?");
-        assert_eq!(seal, "hmac-sha256:5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843\n");
+        assert_eq!(
+            seal,
+            "hmac-sha256:5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843\n"
+        );
     }
 }

@@ -33,6 +33,10 @@ impl Executor for Execute {
         })
     }
 
+    fn undo_borrows(&self) -> bool {
+        true
+    }
+
     fn undo<'a>(&'a self, work: &'a Work) -> Pending<'a> {
         Box::pin(async {
             let wanted: Parameters = parameters(work)?;
@@ -54,7 +58,9 @@ impl Execute {
 }
 
 fn located(work: &Work, command: &[String]) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
-    let Some((program, arguments)) = command.split_first().filter(|(program, _)| program.contains('/')) else {
+    let Some((program, arguments)) =
+        command.split_first().filter(|(program, _)| program.contains('/'))
+    else {
         return Ok((command.to_vec(), None));
     };
     let path = work.workspace.resolve(program).map_err(Failure::refused)?;
@@ -72,7 +78,10 @@ fn meets(output: &Captured, expect: Option<&str>) -> Verdict {
     match expect {
         Some(expected) if !output.stdout.contains(expected) => {
             let printed = crate::sandbox::last_line(&output.stdout).unwrap_or_default();
-            Err(Failure::Retryable(format!("printed {printed:?}, expected {:?}", printable(expected))))
+            Err(Failure::Retryable(format!(
+                "printed {printed:?}, expected {:?}",
+                printable(expected)
+            )))
         }
         _ => Ok(Done {
             message: crate::sandbox::last_line(&output.stdout).unwrap_or_default(),

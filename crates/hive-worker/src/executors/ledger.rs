@@ -36,7 +36,11 @@ pub(super) enum Error {
 }
 
 /// Writes the row, or finds it written.
-pub(super) async fn record(address: &LedgerAddress, login: &Login, entry: &Entry) -> Result<(), Error> {
+pub(super) async fn record(
+    address: &LedgerAddress,
+    login: &Login,
+    entry: &Entry,
+) -> Result<(), Error> {
     let explain = |error| explain(address, error);
     let mut connection = options(address, login).connect().await.map_err(explain)?;
     let written = insert(&mut connection, entry).await.map_err(explain);
@@ -63,7 +67,11 @@ fn options(address: &LedgerAddress, login: &Login) -> PgConnectOptions {
         .username(login.username.expose_secret())
         .password(login.password.expose_secret())
         .application_name("neural-hive-worker")
-        .ssl_mode(if is_loopback(&address.host) { PgSslMode::Disable } else { PgSslMode::VerifyFull })
+        .ssl_mode(if is_loopback(&address.host) {
+            PgSslMode::Disable
+        } else {
+            PgSslMode::VerifyFull
+        })
 }
 
 /// Only what never leaves this machine may go without TLS; a name could lead anywhere.
@@ -73,7 +81,9 @@ fn is_loopback(host: &str) -> bool {
 
 fn explain(address: &LedgerAddress, error: sqlx::Error) -> Error {
     let host = format!("{}:{}", address.host, address.port);
-    let sqlx::Error::Database(refusal) = &error else { return Error::Unreachable { host, source: error } };
+    let sqlx::Error::Database(refusal) = &error else {
+        return Error::Unreachable { host, source: error };
+    };
     let code = refusal.code().unwrap_or_default().into_owned();
     // Class 28: invalid authorization specification.
     if code.starts_with("28") {
@@ -89,6 +99,8 @@ mod tests {
     #[test]
     fn only_an_address_of_this_machine_goes_without_tls() {
         assert!(is_loopback("127.0.0.1") && is_loopback("::1"));
-        assert!(!is_loopback("localhost") && !is_loopback("10.0.0.1") && !is_loopback("db.example.org"));
+        assert!(
+            !is_loopback("localhost") && !is_loopback("10.0.0.1") && !is_loopback("db.example.org")
+        );
     }
 }

@@ -28,7 +28,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) enum Error {
     #[error("{0:?} is not a name for a release: expected letters, digits, '-', '_' and '.'")]
     Name(String),
-    #[error("release {release} exists with {existing}: a release never changes, so choose another name")]
+    #[error(
+        "release {release} exists with {existing}: a release never changes, so choose another name"
+    )]
     Taken { release: String, existing: Digest },
     #[error("the previous release {0} is gone: nothing can take the place of the current one")]
     PreviousGone(String),
@@ -222,8 +224,12 @@ impl Releases {
     ) -> Result<(), Error> {
         let releases = self.into.join("releases");
         // Made beside its place and renamed into it: a release is whole or absent.
-        let made = tempfile::Builder::new().prefix(".incoming-").tempdir_in(&releases).map_err(at(&releases))?;
-        let mut program = File::create_new(made.path().join(&wanted.file)).map_err(at(made.path()))?;
+        let made = tempfile::Builder::new()
+            .prefix(".incoming-")
+            .tempdir_in(&releases)
+            .map_err(at(&releases))?;
+        let mut program =
+            File::create_new(made.path().join(&wanted.file)).map_err(at(made.path()))?;
         artifacts.copy(&wanted.digest, &mut program)?;
         program.set_permissions(PermissionsExt::from_mode(0o555)).map_err(at(made.path()))?;
         program.sync_all().map_err(at(made.path()))?;
@@ -232,7 +238,8 @@ impl Releases {
         if let Some(seal) = seal(&manifest) {
             write(&made.path().join("release.json.seal"), seal.as_bytes())?;
         }
-        std::fs::set_permissions(made.path(), PermissionsExt::from_mode(0o755)).map_err(at(made.path()))?;
+        std::fs::set_permissions(made.path(), PermissionsExt::from_mode(0o755))
+            .map_err(at(made.path()))?;
         sync(made.path())?;
         let place = self.directory(&wanted.release);
         std::fs::rename(made.path(), &place).map_err(at(&place))?;
@@ -245,7 +252,8 @@ impl Releases {
         let (link, fresh) = (self.into.join("current"), self.into.join(".current.incoming"));
         // The lock is held, so what is here is what a crash left.
         remove_if_there(&fresh)?;
-        std::os::unix::fs::symlink(Path::new("releases").join(release), &fresh).map_err(at(&fresh))?;
+        std::os::unix::fs::symlink(Path::new("releases").join(release), &fresh)
+            .map_err(at(&fresh))?;
         std::fs::rename(&fresh, &link).map_err(at(&link))?;
         sync(&self.into)
     }
@@ -280,7 +288,9 @@ impl Releases {
         if deployment.created && !is_current && !self.is_shared(deployment)? {
             let directory = self.directory(&deployment.release);
             match std::fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&directory)(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(&directory)(error));
+                }
                 _ => sync(&self.into.join("releases"))?,
             }
         }
@@ -320,7 +330,11 @@ fn check_name(name: &str) -> Result<(), Error> {
     let fits = !name.is_empty() && name.len() <= 128 && !name.starts_with('.');
     // The manifest's own names are not free for a program.
     let is_ours = name.starts_with("release.json");
-    if fits && !is_ours && name.bytes().all(allowed) { Ok(()) } else { Err(Error::Name(name.to_owned())) }
+    if fits && !is_ours && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(Error::Name(name.to_owned()))
+    }
 }
 
 fn check_free(wanted: &Wanted, existing: Option<&Manifest>) -> Result<(), Error> {
@@ -364,7 +378,9 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, E
     match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(at(path)(error)),
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| at(path)(error.into())),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|error| at(path)(error.into()))
+        }
     }
 }
 

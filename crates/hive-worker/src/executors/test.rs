@@ -1,6 +1,9 @@
 //! TEST: a command in a copy of the source, which says by its status whether all is well.
 
-use super::{Done, Executor, Failed, Failure, Pending, Tools, Verdict, Work, copy_source, fact, parameters, run_command};
+use super::{
+    Done, Executor, Failed, Failure, Pending, Tools, Verdict, Work, copy_source, fact, parameters,
+    run_command,
+};
 use crate::sandbox::Captured;
 use hive_plan::TicketKind;
 use serde::Deserialize;
@@ -36,10 +39,12 @@ impl Test {
                 let summary = summary(&output).unwrap_or_default();
                 Ok(Done { outputs: [fact("summary", &summary)].into(), message: summary })
             }
-            Err(Failed::Status(sentence, output)) => Err(Failure::Retryable(match summary(&output) {
-                Some(summary) => format!("{sentence}: {summary}"),
-                None => sentence,
-            })),
+            Err(Failed::Status(sentence, output)) => {
+                Err(Failure::Retryable(match summary(&output) {
+                    Some(summary) => format!("{sentence}: {summary}"),
+                    None => sentence,
+                }))
+            }
             Err(Failed::Other(failure)) => Err(failure),
         }
     }
@@ -47,7 +52,8 @@ impl Test {
 
 /// How the tests went: the results that a Rust test harness prints, added up, or else the last line.
 fn summary(output: &Captured) -> Option<String> {
-    let results = output.stdout.lines().filter_map(|line| line.trim().strip_prefix("test result: "));
+    let results =
+        output.stdout.lines().filter_map(|line| line.trim().strip_prefix("test result: "));
     let counts: Vec<_> = results.filter_map(passed_and_failed).collect();
     if counts.is_empty() {
         return output.last_line();
@@ -83,7 +89,10 @@ mod tests {
 
     #[test]
     fn the_last_line_speaks_for_other_harnesses() {
-        assert_eq!(summary(&printed("collected 3 items\n3 passed in 0.1s\n\n")).as_deref(), Some("3 passed in 0.1s"));
+        assert_eq!(
+            summary(&printed("collected 3 items\n3 passed in 0.1s\n\n")).as_deref(),
+            Some("3 passed in 0.1s")
+        );
         assert_eq!(summary(&printed("")), None);
     }
 }

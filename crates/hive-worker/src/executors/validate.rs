@@ -73,7 +73,11 @@ impl Validate {
     }
 }
 
-fn denied(path: &Path, input: serde_json::Value, limit: Duration) -> Result<BTreeSet<String>, Failure> {
+fn denied(
+    path: &Path,
+    input: serde_json::Value,
+    limit: Duration,
+) -> Result<BTreeSet<String>, Failure> {
     let wrong = |what: &dyn std::fmt::Display| {
         Failure::refused(format!("the policy {} {what}", path.display()))
     };
@@ -125,16 +129,27 @@ mod tests {
 
     #[test]
     fn a_policy_that_decides_nothing_fails_instead_of_passing() {
-        for policy in ["package hive\nallow := true", "package other\ndeny contains \"x\"", "package hive\ndeny := false"] {
+        for policy in [
+            "package hive\nallow := true",
+            "package other\ndeny contains \"x\"",
+            "package hive\ndeny := false",
+        ] {
             let refused = judge(policy, json!({})).expect_err("nothing was decided");
-            assert!(matches!(&refused, Failure::Final(reason) if reason.contains("the policy")), "{refused:?}");
+            assert!(
+                matches!(&refused, Failure::Final(reason) if reason.contains("the policy")),
+                "{refused:?}"
+            );
         }
     }
 
     #[test]
     fn a_policy_that_does_not_parse_says_where() {
-        let refused = judge("package hive\ndeny contains", json!({})).expect_err("it does not parse");
-        assert!(matches!(&refused, Failure::Final(reason) if reason.contains("does not parse")), "{refused:?}");
+        let refused =
+            judge("package hive\ndeny contains", json!({})).expect_err("it does not parse");
+        assert!(
+            matches!(&refused, Failure::Final(reason) if reason.contains("does not parse")),
+            "{refused:?}"
+        );
     }
 
     #[test]
@@ -142,7 +157,11 @@ mod tests {
         let policy = "package hive\nxs := numbers.range(1, 3000)\ndeny contains \"x\" if {\n\tsome a in xs\n\tsome b in xs\n\tsome c in xs\n\ta * b * c == 0\n}";
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), policy).expect("written");
-        let refused = denied(file.path(), json!({}), Duration::from_millis(50)).expect_err("it never ends");
-        assert!(matches!(&refused, Failure::Final(reason) if reason.contains("evaluated")), "{refused:?}");
+        let refused =
+            denied(file.path(), json!({}), Duration::from_millis(50)).expect_err("it never ends");
+        assert!(
+            matches!(&refused, Failure::Final(reason) if reason.contains("evaluated")),
+            "{refused:?}"
+        );
     }
 }

@@ -25,9 +25,9 @@ impl Home {
         }
         let path = tickets_dir.join(&name);
         let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-        make(&path)
-            .and_then(|()| make(&path.join("tmp")))
-            .map_err(|error| format!("the ticket's directory {} cannot be made: {error}", path.display()))?;
+        make(&path).and_then(|()| make(&path.join("tmp"))).map_err(|error| {
+            format!("the ticket's directory {} cannot be made: {error}", path.display())
+        })?;
         Ok(Self { path, name })
     }
 

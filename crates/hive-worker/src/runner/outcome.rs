@@ -43,7 +43,8 @@ pub(super) fn of(
             (status, Default::default(), message)
         }
     };
-    let sentence = std::iter::once(message).chain(notes.iter().cloned()).filter(|part| !part.is_empty());
+    let sentence =
+        std::iter::once(message).chain(notes.iter().cloned()).filter(|part| !part.is_empty());
     let message = sentence.collect::<Vec<_>>().join("; ");
     wire::Outcome {
         ticket_id: ticket.ticket_id.clone(),
@@ -61,13 +62,19 @@ fn failed(failure: Failure, cause: Option<&Cause>, timeout_ms: u64) -> (Status, 
         (Failure::Final(reason), _) => (Status::Failed, reason),
         (Failure::Retryable(reason), _) => (Status::FailedRetryable, reason),
         (Failure::TimedOut(line), _) => (Status::FailedRetryable, timed_out(timeout_ms, line)),
-        (Failure::Stopped, Some(Cause::Deadline)) => (Status::FailedRetryable, timed_out(timeout_ms, None)),
+        (Failure::Stopped, Some(Cause::Deadline)) => {
+            (Status::FailedRetryable, timed_out(timeout_ms, None))
+        }
         (Failure::Stopped, Some(Cause::LoanFailed(reason))) => {
             (Status::FailedRetryable, format!("its credentials could not be kept: {reason}"))
         }
         (Failure::Stopped, Some(Cause::Withdrawn(reason))) => (Status::Withdrawn, reason.clone()),
-        (Failure::Stopped, Some(Cause::Draining)) => (Status::Withdrawn, "its worker is stopping".to_owned()),
-        (Failure::Stopped, Some(Cause::Lost) | None) => (Status::Withdrawn, "its claim was lost".to_owned()),
+        (Failure::Stopped, Some(Cause::Draining)) => {
+            (Status::Withdrawn, "its worker is stopping".to_owned())
+        }
+        (Failure::Stopped, Some(Cause::Lost) | None) => {
+            (Status::Withdrawn, "its claim was lost".to_owned())
+        }
     }
 }
 
@@ -91,7 +98,11 @@ mod tests {
     fn a_stop_is_reported_as_what_caused_it() {
         let table = [
             (Cause::Deadline, Status::FailedRetryable, "timed out after 30s"),
-            (Cause::LoanFailed("x".to_owned()), Status::FailedRetryable, "its credentials could not be kept: x"),
+            (
+                Cause::LoanFailed("x".to_owned()),
+                Status::FailedRetryable,
+                "its credentials could not be kept: x",
+            ),
             (Cause::Withdrawn("cancelled".to_owned()), Status::Withdrawn, "cancelled"),
             (Cause::Draining, Status::Withdrawn, "its worker is stopping"),
         ];
@@ -103,7 +114,10 @@ mod tests {
 
     #[test]
     fn a_timeout_says_how_long_it_was_and_what_was_said_last() {
-        assert_eq!(timed_out(120_000, Some("Compiling".to_owned())), "timed out after 2m: Compiling");
+        assert_eq!(
+            timed_out(120_000, Some("Compiling".to_owned())),
+            "timed out after 2m: Compiling"
+        );
         assert_eq!(timed_out(1_500, None), "timed out after 1500ms");
     }
 }

@@ -46,7 +46,10 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn of(child: &mut Child) -> Self {
-        Self { stdout: Stream::read(child.stdout.take()), stderr: Stream::read(child.stderr.take()) }
+        Self {
+            stdout: Stream::read(child.stdout.take()),
+            stderr: Stream::read(child.stderr.take()),
+        }
     }
 
     /// Everything printed, once both streams have ended or `grace` is over.

@@ -113,7 +113,9 @@ fn watch(mut spec: Spec, command: &[OsString]) -> Result<i32, String> {
         .stdin(Stdio::null())
         .process_group(0)
         .spawn()
-        .map_err(|error| format!("the launcher {} did not start: {error}", launcher.program.display()))?;
+        .map_err(|error| {
+            format!("the launcher {} did not start: {error}", launcher.program.display())
+        })?;
     let Ok(status) = child.wait() else {
         // It was reaped by the thread that found this warden let go, and that thread ends the process.
         loop {

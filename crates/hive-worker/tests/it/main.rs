@@ -4,4 +4,5 @@
 
 mod executors;
 mod sandbox;
+mod service;
 mod world;

@@ -22,7 +22,8 @@ fn marker(seconds: u32) -> String {
 #[tokio::test]
 async fn a_command_starts_with_a_clean_environment() {
     let (code, stdout, _) = printed(World::new().script("env | sed 's/=.*//' | sort").await);
-    let names: Vec<_> = stdout.lines().filter(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name)).collect();
+    let names: Vec<_> =
+        stdout.lines().filter(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name)).collect();
     let known = ["CARGO_HOME", "HOME", "LANG", "PATH", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "TMPDIR"];
     assert_eq!(code, Some(0));
     assert!(names.iter().all(|name| known.contains(name)) && names.contains(&"HOME"), "{names:?}");
@@ -32,7 +33,10 @@ async fn a_command_starts_with_a_clean_environment() {
 async fn a_command_writes_in_its_ticket_and_nowhere_else() {
     let world = World::new();
     let outside = world.directory.path().join("outside");
-    let script = format!("echo in > file && cat file; echo x > {0} || echo no; echo x > {0}.2 || echo no", outside.display());
+    let script = format!(
+        "echo in > file && cat file; echo x > {0} || echo no; echo x > {0}.2 || echo no",
+        outside.display()
+    );
     let (code, stdout, stderr) = printed(world.script(&script).await);
     assert_eq!((code, stdout.as_str()), (Some(0), "in\nno\nno\n"), "{stderr}");
     assert!(!outside.exists());
@@ -45,7 +49,12 @@ async fn a_command_reads_neither_homes_nor_secrets_nor_other_processes() {
     std::fs::write(&secret, "secret").unwrap();
     let parent = format!("/proc/{}", std::process::id());
     let safe = world.safe.directory().display().to_string();
-    let files = [secret.to_str().unwrap(), "/etc/shadow", &format!("{parent}/cmdline"), &format!("{parent}/environ")];
+    let files = [
+        secret.to_str().unwrap(),
+        "/etc/shadow",
+        &format!("{parent}/cmdline"),
+        &format!("{parent}/environ"),
+    ];
     let directories = ["/dev/shm", "/root", "/tmp", "/proc", &safe];
     let cat = files.map(|path| format!("cat {path}"));
     let ls = directories.map(|path| format!("ls {path}"));
@@ -90,7 +99,9 @@ async fn at_the_deadline_everything_is_killed_daemons_included() {
     let (child, daemon) = (marker(1001), marker(1002));
     let script = format!("sleep {child} & setsid sleep {daemon} & echo started; wait");
     let started = Instant::now();
-    let end = World::new().script_until(&script, Duration::from_millis(700), &CancellationToken::new()).await;
+    let end = World::new()
+        .script_until(&script, Duration::from_millis(700), &CancellationToken::new())
+        .await;
     assert!(matches!(&end, End::DeadlinePassed(output) if output.stdout == "started\n"), "{end:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(!is_running(&child) && !is_running(&daemon));
@@ -137,7 +148,9 @@ async fn a_command_cannot_kill_its_warden() {
 
 #[tokio::test]
 async fn a_command_that_floods_its_output_neither_stalls_nor_fills_memory() {
-    let (code, stdout, _) = printed(World::new().script("head -c 5000000 /dev/zero | tr '\\0' x; echo; echo end").await);
+    let (code, stdout, _) = printed(
+        World::new().script("head -c 5000000 /dev/zero | tr '\\0' x; echo; echo end").await,
+    );
     assert_eq!((code, stdout.len()), (Some(0), 64 * 1024));
     assert!(stdout.ends_with("\nend\n"));
 }
@@ -145,13 +158,21 @@ async fn a_command_that_floods_its_output_neither_stalls_nor_fills_memory() {
 #[tokio::test]
 async fn a_program_that_is_not_there_is_named() {
     let world = World::new();
-    let reason = crate::world::reason(world.execute(hive_plan::TicketKind::Execute, json!({ "command": ["no-such-program"] })).await);
+    let reason = crate::world::reason(
+        world
+            .execute(hive_plan::TicketKind::Execute, json!({ "command": ["no-such-program"] }))
+            .await,
+    );
     assert!(reason.contains("no-such-program could not be started: No such file"), "{reason}");
 }
 
 #[tokio::test]
 async fn a_launcher_that_is_not_there_is_named() {
-    let sandbox = Sandbox::new(Launcher::new("/does/not/exist", []), Confinement::Landlock, Toolchain::default());
+    let sandbox = Sandbox::new(
+        Launcher::new("/does/not/exist", []),
+        Confinement::Landlock,
+        Toolchain::default(),
+    );
     let stop = CancellationToken::new();
     let job = Job {
         command: &["true".to_owned()],

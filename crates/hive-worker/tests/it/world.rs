@@ -22,7 +22,8 @@ pub(crate) fn sandbox(confinement: Confinement) -> Sandbox {
     let launcher = Launcher::new(env!("CARGO_BIN_EXE_hive-sandbox-exec"), []);
     let variable = |name| std::env::var(name).ok();
     let home = variable("HOME").map(PathBuf::from);
-    let rustup = variable("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".rustup")));
+    let rustup =
+        variable("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".rustup")));
     let path = variable("PATH").unwrap_or_default();
     let toolchain = Toolchain::find(&path, home.as_deref(), rustup, variable("RUSTUP_TOOLCHAIN"));
     Sandbox::new(launcher, confinement, toolchain)
@@ -69,7 +70,11 @@ impl World {
     }
 
     pub(crate) fn work(&self, ticket: &str, parameters: Value) -> Work {
-        let home = tempfile::Builder::new().prefix("home-").tempdir_in(self.directory.path()).unwrap().keep();
+        let home = tempfile::Builder::new()
+            .prefix("home-")
+            .tempdir_in(self.directory.path())
+            .unwrap()
+            .keep();
         std::fs::create_dir(home.join("tmp")).unwrap();
         Work {
             ticket_id: format!("{ticket}/it"),
@@ -98,9 +103,16 @@ impl World {
         self.run(kind, &self.work("p1", parameters)).await
     }
 
-    pub(crate) fn credentials(&self, ticket: &str, issued: &[(&str, Value)], skipped: &[(&str, &str)]) -> Credentials {
-        let issued: Vec<_> = issued.iter().map(|(name, data)| (*name, SecretJson::new(data.clone()))).collect();
-        let skipped = skipped.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
+    pub(crate) fn credentials(
+        &self,
+        ticket: &str,
+        issued: &[(&str, Value)],
+        skipped: &[(&str, &str)],
+    ) -> Credentials {
+        let issued: Vec<_> =
+            issued.iter().map(|(name, data)| (*name, SecretJson::new(data.clone()))).collect();
+        let skipped =
+            skipped.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
         self.safe.put(ticket, issued.iter().map(|(name, data)| (*name, data)), skipped).unwrap()
     }
 
@@ -109,7 +121,12 @@ impl World {
         self.script_until(script, PATIENCE, &CancellationToken::new()).await
     }
 
-    pub(crate) async fn script_until(&self, script: &str, timeout: Duration, stop: &CancellationToken) -> End {
+    pub(crate) async fn script_until(
+        &self,
+        script: &str,
+        timeout: Duration,
+        stop: &CancellationToken,
+    ) -> End {
         let work = self.work("p1", json!({}));
         let command = ["sh", "-c", script].map(str::to_owned);
         let job = Job {

@@ -85,9 +85,6 @@ fn state_line(ticket: &TicketView) -> String {
     if ticket.attempt > 1 {
         let _ = write!(line, " (attempt {})", ticket.attempt);
     }
-    if !ticket.worker.is_empty() && is_running(ticket) {
-        let _ = write!(line, " on {}", worker_name(&ticket.worker));
-    }
     if !ticket.detail.is_empty() {
         let _ = write!(line, ": {}", ticket.detail);
     }
@@ -118,9 +115,6 @@ fn ticket_line(ticket: &TicketView, width: usize) -> String {
     if ticket.started_at_ms > 0 {
         let _ = write!(line, "  {}", seconds(ticket.started_at_ms, ticket.ended_at_ms));
     }
-    if is_running(ticket) && !ticket.worker.is_empty() {
-        let _ = write!(line, "  on {}", worker_name(&ticket.worker));
-    }
     if !ticket.detail.is_empty() {
         let _ = write!(line, "  {}", first_line(&ticket.detail));
     }
@@ -139,11 +133,6 @@ fn mark(ticket: &TicketView, spinner: char) -> char {
 
 fn is_running(ticket: &TicketView) -> bool {
     matches!(ticket.state.as_str(), "running" | "undoing")
-}
-
-/// The last segment of a worker's SPIFFE ID, which is its name.
-fn worker_name(spiffe_id: &str) -> &str {
-    spiffe_id.rsplit('/').next().unwrap_or(spiffe_id)
 }
 
 fn first_line(text: &str) -> &str {
@@ -218,7 +207,7 @@ mod tests {
         let mut build = ticket("build", "done");
         (build.started_at_ms, build.ended_at_ms) = (1_000, 2_500);
         let mut deploy = ticket("deploy", "running");
-        deploy.worker = "spiffe://td/ns/x/sa/worker-agents/worker-1".to_owned();
+        deploy.detail = "on worker-1".to_owned();
         PlanView {
             name: "release".to_owned(),
             plan_id: "7f3a".to_owned(),

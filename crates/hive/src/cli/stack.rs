@@ -21,6 +21,7 @@ const MESSAGE_BYTES_MAX: usize = 8 << 20;
 pub(crate) type Plans = PlansClient<Channel>;
 
 /// Why a command failed, and with which exit status.
+#[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) message: String,
     pub(crate) status: u8,
@@ -73,17 +74,19 @@ pub(crate) fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>)
 
 /// Who this process is, according to the Workload API at `SPIFFE_ENDPOINT_SOCKET`.
 pub(crate) async fn attach() -> Result<Workload, Failure> {
-    attach_to(setting("SPIFFE_ENDPOINT_SOCKET")?).await
+    // Its upkeep ends with the runtime, that is, with the command.
+    attach_to(setting("SPIFFE_ENDPOINT_SOCKET")?, CancellationToken::new()).await
 }
 
-/// Who this process is, according to the Workload API at `endpoint`.
-pub(crate) async fn attach_to(endpoint: String) -> Result<Workload, Failure> {
-    let config = WorkloadConfig { endpoint: endpoint.clone(), attach_deadline: ATTACH_DEADLINE };
-    let (workload, upkeep) = Workload::attach(config).await.map_err(|error| {
-        Failure::unavailable(format!("no identity from {endpoint}: {}", chain(&error)))
-    })?;
-    // It ends with the runtime, that is, with the command.
-    tokio::spawn(upkeep.run(CancellationToken::new()));
+/// Who this process is, according to the Workload API at `endpoint`, kept up to date until `stop`.
+pub(crate) async fn attach_to(
+    endpoint: String,
+    stop: CancellationToken,
+) -> Result<Workload, Failure> {
+    let config = WorkloadConfig { endpoint, attach_deadline: ATTACH_DEADLINE };
+    let attached = Workload::attach(config).await;
+    let (workload, upkeep) = attached.map_err(|error| Failure::unavailable(chain(&error)))?;
+    tokio::spawn(upkeep.run(stop));
     Ok(workload)
 }
 

@@ -172,7 +172,9 @@ impl Stack {
         addresses: &Addresses,
     ) -> Result<Identity, Failure> {
         if let Some(endpoint) = &options.spiffe_socket {
-            let workload = client::attach_to(endpoint.clone()).await?;
+            let once = CancellationToken::new();
+            let _guard = once.clone().drop_guard();
+            let workload = client::attach_to(endpoint.clone(), once).await?;
             let trust_domain = workload.trust_domain().to_string();
             return Ok(Identity { endpoint: endpoint.clone(), trust_domain, keys_url: None });
         }
@@ -185,7 +187,7 @@ impl Stack {
         let registrar = authority.registrar.clone();
         let fact = |name: &str| authority.facts.get(name).cloned().unwrap_or_default();
         let identity = Identity {
-            endpoint: fact("socket"),
+            endpoint: format!("unix://{}", fact("socket")),
             trust_domain: fact("trust_domain"),
             keys_url: Some(fact("keys")),
         };
@@ -416,8 +418,10 @@ fn witness_variable() -> Option<(&'static str, String)> {
 /// Proves that the stack answers: mTLS and JWT-SVID, as everybody's calls.
 async fn first_call(endpoint: &str, addresses: &Addresses) -> Result<(), Failure> {
     const DEADLINE: Duration = Duration::from_secs(10);
+    let once = CancellationToken::new();
+    let _guard = once.clone().drop_guard();
     let call = async {
-        let workload = client::attach_to(endpoint.to_owned()).await?;
+        let workload = client::attach_to(endpoint.to_owned(), once).await?;
         let address = format!("https://{}", addresses.orchestrator);
         let mut plans = client::plans_at(&workload, &address)?;
         plans.list(ListPlansRequest { limit: 1 }).await?;

@@ -59,7 +59,7 @@ fn plans_that_cannot_be_plans_are_refused_before_anything_is_connected() {
         huge.push_str(&format!("  - {{ name: t{index}, kind: EXECUTE, with: {{ command: [x] }} }}\n"));
     }
     let cases: [(&[u8], &str); 5] = [
-        (ring.as_bytes(), "cycle"),
+        (ring.as_bytes(), "a → b → a"),
         (huge.as_bytes(), "1,000"),
         (b"plan: \xff\ntickets: []\n", "UTF-8"),
         (b"", "empty"),

@@ -5,11 +5,11 @@ use std::path::Path;
 
 const DONE: &str = "\
 plan release  done
-├─ build     done  nothing to undo
-├─ test      done  nothing to undo
-├─ validate  done  nothing to undo
+├─ build     done
+├─ test      done
+├─ validate  done
 ├─ deploy    done
-└─ verify    done  nothing to undo";
+└─ verify    done";
 
 fn current(examples: &Path) -> Option<String> {
     let target = std::fs::read_link(examples.join("releases/current")).ok()?;
@@ -32,12 +32,12 @@ fn the_release_plan_builds_tests_validates_deploys_and_verifies() {
 }
 
 const BROKEN: &str = "\
-plan release-broken  failed: verify: printed \"hello 1.2.0\", expected \"hello 9.9.9\"
+plan release-broken  failed: verify: printed \"hello 1.2.0\", expected \"hello 1.2.1\"
 ├─ build     done  nothing to undo
 ├─ test      done  nothing to undo
 ├─ validate  done  nothing to undo
 ├─ deploy    done → undone
-└─ verify    failed  printed \"hello 1.2.0\", expected \"hello 9.9.9\"";
+└─ verify    failed  printed \"hello 1.2.0\", expected \"hello 1.2.1\"";
 
 #[test]
 fn a_release_that_fails_its_verification_is_undone_and_the_previous_one_is_back() {

@@ -169,7 +169,7 @@ tickets:
     let output = up.run_plan(&plan);
     assert_status(&output, 2);
     let said = stdout(&output);
-    assert!(said.contains("permission denied") || said.contains("policy"), "{said}\n{}", stderr(&output));
+    assert!(said.contains("403") && said.contains("ticket-execute"), "{said}\n{}", stderr(&output));
     assert_eq!(up.stop(), Some(0));
 }
 

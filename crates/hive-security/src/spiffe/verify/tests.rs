@@ -71,13 +71,16 @@ fn harmless_variations_are_accepted() {
     }
 }
 
+/// Header and claims, and whether the refusal is the one that they deserve.
+type Case = ((Value, Value), fn(&Refusal) -> bool);
+
 #[test]
 fn each_tampering_has_its_own_refusal() {
     let authority = Authority::new("td");
     let now = unix_now();
     let head = |name, to| (with(header(), name, to), claims());
     let claim = |name, to| (header(), with(claims(), name, to));
-    let table: Vec<((Value, Value), fn(&Refusal) -> bool)> = vec![
+    let table: Vec<Case> = vec![
         (head("alg", json!("none")), |r| *r == Refusal::Algorithm),
         (head("alg", json!("HS256")), |r| *r == Refusal::Algorithm),
         (head("alg", json!("EdDSA")), |r| *r == Refusal::Algorithm),
