@@ -191,7 +191,7 @@ impl Lifecycle {
         let policy = self.policy.clone();
         let Some(item) = self.item(subject) else { return };
         let reason = match failure {
-            Failure::Transient { wait } => return item.put_off(&policy, now, roll, wait),
+            Failure::Transient { .. } => { item.next = Some(now); return; }
             Failure::Absent if item.optional => return item.settle(State::Absent),
             Failure::Absent => Reason::Missing(subject),
             Failure::Denied | Failure::Gone => Reason::Refused(subject),

@@ -81,9 +81,9 @@ impl Dispatch {
         let signer = self
             .workload
             .open(&envelope, OUTCOME_PAYLOAD, &self.workers)
-            .map_err(|refusal| Refused::Refusal(format!("the outcome was refused: {refusal}")))?;
+            .map_err(|refusal| Refused::Denied(format!("the outcome was refused: {refusal}")))?;
         if signer != *caller {
-            return Err(Refused::Refusal(format!(
+            return Err(Refused::Denied(format!(
                 "the outcome is signed by {signer}, but {caller} reports it; report your own work"
             )));
         }

@@ -56,6 +56,8 @@ pub enum Error {
 pub(crate) enum Refused {
     #[error("plan ID {prefix} could mean {first}, {second} and maybe more; write more of it")]
     Ambiguous { prefix: String, first: PlanId, second: PlanId },
+    #[error("{0}")]
+    Denied(String),
     #[error("{what}: the orchestrator's limit; {remedy}")]
     Full { what: String, remedy: &'static str },
     #[error("{0}")]
@@ -64,8 +66,6 @@ pub(crate) enum Refused {
     NotTheClaimant { claim: u64, holder: String, caller: String },
     #[error("claim {claim} ended with another outcome; that one was applied, so drop this one")]
     OtherOutcome { claim: u64 },
-    #[error("{0}")]
-    Refusal(String),
     #[error(
         "claim {claim} of {ticket} no longer counts; stop the work, drop its outcome and claim anew"
     )]
@@ -86,7 +86,7 @@ impl From<Refused> for Status {
         match refused {
             Refused::Ambiguous { .. } | Refused::Invalid(_) => Self::invalid_argument(text),
             Refused::Full { .. } => Self::resource_exhausted(text),
-            Refused::NotTheClaimant { .. } | Refused::Refusal(_) => Self::permission_denied(text),
+            Refused::Denied(_) | Refused::NotTheClaimant { .. } => Self::permission_denied(text),
             Refused::OtherOutcome { .. } | Refused::Stale { .. } => Self::failed_precondition(text),
             Refused::Stopping | Refused::Unsigned(_) => Self::unavailable(text),
             Refused::SubmissionReused(_) => Self::already_exists(text),

@@ -27,7 +27,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How often an idle connection is probed, and how long an answer may take: a dead peer frees its slot in 30 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls under way on one connection, at most: a worker has a claim for each slot and an Extend for each ticket, a person a few watches.
+/// Calls under way on one connection, at most: a worker has a claim for each slot and an Extend for each ticket, a
+/// person a few watches.
 const STREAMS_MAX: u32 = 256;
 /// A plan file has a megabyte at most, and a view of a thousand tickets less.
 const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -24,11 +24,16 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// Sorts them; `None` if there are none.
-    pub(crate) fn collect(mut mistakes: Vec<Mistake>) -> Option<Self> {
+    /// Sorts them, and says at the end how many more there were; `None` if there are none.
+    pub(crate) fn collect(mut mistakes: Vec<Mistake>, left_out: usize) -> Option<Self> {
         mistakes.sort();
         mistakes.dedup();
-        (!mistakes.is_empty()).then_some(Self(mistakes))
+        let last = mistakes.last()?.clone();
+        if left_out > 0 {
+            let message = format!("{left_out} more mistakes are not listed");
+            mistakes.push(Mistake { message, ..last });
+        }
+        Some(Self(mistakes))
     }
 
     /// The mistakes, in the order of the file.

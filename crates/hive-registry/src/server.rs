@@ -29,7 +29,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// How often an idle connection is probed, and how long an answer may take: a dead peer frees its slot in 30 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls under way on one connection, at most: a worker has one heartbeat under way, an orchestrator a question for each kind.
+/// Calls under way on one connection, at most: a worker has one heartbeat under way, an orchestrator a question for
+/// each kind.
 const STREAMS_MAX: u32 = 256;
 /// A registration is a few kilobytes at most.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;

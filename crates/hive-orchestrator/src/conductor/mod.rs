@@ -306,13 +306,13 @@ impl Conductor {
         plan_id: &PlanId,
         event: &Event,
         along: Along,
-    ) -> Answer<()> {
+    ) -> Result<Result<(), hive_plan::Refused>, Error> {
         let Some(plan) = self.running.get_mut(plan_id) else {
-            return Ok(Err(Refused::UnknownPlan(plan_id.to_string())));
+            return Ok(Err(hive_plan::Refused::Over));
         };
         let commands = match plan.saga.apply(now, event) {
             Ok(commands) => commands,
-            Err(refused) => return Ok(Err(Refused::Refusal(refused.to_string()))),
+            Err(refused) => return Ok(Err(refused)),
         };
         plan.revision += 1;
         let mut changes: Vec<Change> = along.change.into_iter().collect();

@@ -60,12 +60,8 @@ impl Notes {
     }
 
     /// Everything that is wrong, or nothing.
-    pub(super) fn finish(mut self) -> Option<Mistakes> {
-        if let (Some(last), 1..) = (self.mistakes.iter().max(), self.left_out) {
-            let message = format!("{} more mistakes are not listed", self.left_out);
-            self.mistakes.push(Mistake { message, ..last.clone() });
-        }
-        Mistakes::collect(self.mistakes)
+    pub(super) fn finish(self) -> Option<Mistakes> {
+        Mistakes::collect(self.mistakes, self.left_out)
     }
 
     fn guess<'c>(&mut self, word: &str, known: &[&'c str]) -> Option<&'c str> {

@@ -34,7 +34,7 @@ fn a_strangers_file_is_bounded_in_every_way() {
         &around(&format!("{ticket}  - {{ name: b, kind: QUERY, attempts: 0 }}\n")),
         &[
             "3:68: nested deeper than 32 levels",
-            "3:137: expected a whole number from 1 to 10, found 0",
+            "3:135: expected a whole number from 1 to 10, found 0",
             "4:39: expected a whole number from 1 to 10, found 0",
         ],
     );

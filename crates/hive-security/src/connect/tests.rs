@@ -110,7 +110,6 @@ fn serve_at(server: &Stand, listener: TcpListener) -> Running {
     });
     Running { address, stop, task }
 }
-}
 
 fn pattern(text: &str) -> IdPattern {
     IdPattern::parse(text).unwrap()

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use rustls::HandshakeKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
@@ -16,8 +17,10 @@ async fn handshake(
     let connector = TlsConnector::from(Arc::clone(client));
     let acceptor = TlsAcceptor::from(Arc::clone(server));
     let (connected, accepted) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
-    connected.unwrap();
-    let accepted = accepted.unwrap();
+    let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
+    // Tickets come with the first bytes after the handshake.
+    accepted.write_all(b"!").await.unwrap();
+    connected.read_exact(&mut [0]).await.unwrap();
     let session = accepted.get_ref().1;
     (session.handshake_kind().unwrap(), session.peer_certificates().map_or(0, <[_]>::len))
 }

@@ -7,3 +7,4 @@ mod harness;
 mod identity;
 mod plans;
 mod secrets;
+mod stranger;

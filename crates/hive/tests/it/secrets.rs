@@ -184,7 +184,7 @@ fn query(run: &Run, sql: &'static str) -> Vec<String> {
         .host(host)
         .port(port.parse().expect("a port"))
         .database(database)
-        .username("postgres")
+        .username("hive")
         .password(password.expose_secret());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
