@@ -191,7 +191,7 @@ impl Lifecycle {
         let policy = self.policy.clone();
         let Some(item) = self.item(subject) else { return };
         let reason = match failure {
-            Failure::Transient { .. } => { item.next = Some(now); return; }
+            Failure::Transient { wait } => return item.put_off(&policy, now, roll, wait),
             Failure::Absent if item.optional => return item.settle(State::Absent),
             Failure::Absent => Reason::Missing(subject),
             Failure::Denied | Failure::Gone => Reason::Refused(subject),
@@ -282,7 +282,7 @@ impl Lifecycle {
         if was_closing {
             return;
         }
-        self.forget_unstarted();
+        
         self.token.start_revocation(now);
         for lease in &mut self.leases {
             lease.start_revocation(now);

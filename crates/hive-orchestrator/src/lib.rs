@@ -8,10 +8,10 @@
 //! What it deliberately does not know: how a ticket is executed, and any secret that a ticket uses.
 //!
 //! ```text
-//!  operator ──Submit──▶ intake ──┐                        ┌──▶ Saga (decides)
-//!                                ├─▶ conductor (one task) ┼──▶ store (one transaction an event)
-//!  worker ──Claim/Report─▶ dispatch ┘     ▲               └──▶ queue (in memory, mirrors the store)
-//!          ◀─signed ticket──              └── time: claims run out, deadlines pass
+//!  operator ──Submit───────▶ intake ────┐                        ┌──▶ Saga (decides)
+//!                                       ├─▶ conductor (one task) ┼──▶ store (one transaction an event)
+//!  worker ──Claim, Report──▶ dispatch ──┘     ▲                  └──▶ queue (in memory, mirrors the store)
+//!         ◀─signed ticket───                  └── time: claims run out, deadlines pass
 //! ```
 //!
 //! Claims carry a fencing number that only grows. A worker that is not heard of loses its claim, and whatever it

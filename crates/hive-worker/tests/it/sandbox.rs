@@ -132,7 +132,7 @@ async fn a_stopped_command_is_killed() {
 #[tokio::test]
 async fn a_dropped_command_is_killed() {
     let (world, child) = (World::new(), marker(1006));
-    let script = format!("setsid sleep {child}");
+    let script = format!("setsid sleep {child} & wait");
     tokio::select! {
         end = world.script(&script) => panic!("it ended: {end:?}"),
         () = eventually("it runs", || is_running(&child)) => {}

@@ -45,11 +45,11 @@ impl Screen {
     pub(super) fn redraw(&mut self) {
         let Some(view) = &self.view else { return };
         self.frame += 1;
-        let tree = tree(view, SPINNER[self.frame % SPINNER.len()]);
+        let lines = fit(view, SPINNER[self.frame % SPINNER.len()], size());
         let up = if self.lines > 0 { format!("\x1b[{}A", self.lines) } else { String::new() };
-        let cleared: String = tree.lines().map(|line| format!("\x1b[2K{line}\n")).collect();
-        self.lines = tree.lines().count();
-        write_out(&format!("{up}{cleared}"));
+        let cleared: String = lines.iter().map(|line| format!("\x1b[2K{line}\n")).collect();
+        self.lines = lines.len();
+        write_out(&format!("{up}{cleared}\x1b[J"));
     }
 
     /// The story is the last word.
@@ -74,6 +74,34 @@ impl Screen {
     }
 }
 
+/// Rows and columns of the terminal; the classic ones when it does not say.
+fn size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row.into(), size.ws_col.into()),
+        _ => (24, 80),
+    }
+}
+
+/// The tree in as many lines as the terminal has: drawing over it works only while none is wrapped or scrolled
+/// away. When not all tickets fit, those that move or failed are shown.
+fn fit(view: &PlanView, spinner: char, (rows, columns): (usize, usize)) -> Vec<String> {
+    let room = rows.saturating_sub(3).max(1);
+    let mut shown = view.clone();
+    let hidden = view.tickets.len().saturating_sub(room);
+    if hidden > 0 {
+        shown.tickets.retain(|ticket| is_running(ticket) || ticket.state.contains("failed"));
+        shown.tickets.truncate(room);
+    }
+    let mut lines: Vec<String> = std::iter::once(head(view))
+        .chain(branches(&shown.tickets, spinner))
+        .map(|line| line.chars().take(columns.saturating_sub(1)).collect())
+        .collect();
+    if hidden > 0 {
+        lines.push(format!("   {} more tickets", view.tickets.len() - shown.tickets.len()));
+    }
+    lines
+}
+
 /// A closed pipe or terminal must not change how a plan ends.
 fn write_out(text: &str) {
     let mut stdout = std::io::stdout().lock();
@@ -91,23 +119,30 @@ fn state_line(ticket: &TicketView) -> String {
     line
 }
 
-/// The plan as a tree, with the time that each ticket has taken.
-fn tree(view: &PlanView, spinner: char) -> String {
-    let done = view.tickets.iter().filter(|ticket| ticket.state.starts_with("done")).count();
-    let clock = seconds(view.submitted_at_ms, view.ended_at_ms);
-    let mut text = format!(
-        "plan {} {}  {}  {done}/{} done  {clock}\n",
+/// What the plan is, how far it is, and for how long.
+fn head(view: &PlanView) -> String {
+    format!(
+        "plan {} {}  {}  {}/{} done  {}",
         view.name,
         view.plan_id,
         status_word(view.status()),
-        view.tickets.len()
-    );
-    let width = view.tickets.iter().map(|ticket| ticket.name.chars().count()).max().unwrap_or(0);
-    for (index, ticket) in view.tickets.iter().enumerate() {
-        let branch = if index + 1 == view.tickets.len() { "└─" } else { "├─" };
-        let _ = writeln!(text, "{branch} {} {}", mark(ticket, spinner), ticket_line(ticket, width));
-    }
-    text
+        done(view),
+        view.tickets.len(),
+        seconds(view.submitted_at_ms, view.ended_at_ms),
+    )
+}
+
+fn done(view: &PlanView) -> usize {
+    view.tickets.iter().filter(|ticket| ticket.state.starts_with("done")).count()
+}
+
+/// The tickets as a tree, with the time that each has taken.
+fn branches(tickets: &[TicketView], spinner: char) -> impl Iterator<Item = String> {
+    let width = tickets.iter().map(|ticket| ticket.name.chars().count()).max().unwrap_or(0);
+    tickets.iter().enumerate().map(move |(index, ticket)| {
+        let branch = if index + 1 == tickets.len() { "└─" } else { "├─" };
+        format!("{branch} {} {}", mark(ticket, spinner), ticket_line(ticket, width))
+    })
 }
 
 fn ticket_line(ticket: &TicketView, width: usize) -> String {
@@ -170,13 +205,13 @@ pub(super) fn table(plans: &[PlanView]) -> String {
     let names = plans.iter().map(|view| view.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for view in plans {
-        let done = view.tickets.iter().filter(|ticket| ticket.state.starts_with("done")).count();
         let _ = writeln!(
             text,
-            "{}  {:names$}  {:9}  {done}/{} done  {}",
+            "{}  {:names$}  {:9}  {}/{} done  {}",
             view.plan_id,
             view.name,
             status_word(view.status()),
+            done(view),
             view.tickets.len(),
             seconds(view.submitted_at_ms, view.ended_at_ms),
         );
@@ -221,10 +256,21 @@ mod tests {
 
     #[test]
     fn the_tree_is_aligned_and_counts_what_is_done() {
-        let expected = "plan release 7f3a  running  1/2 done  3.0s\n\
-                        ├─ ✔ build   done  1.5s\n\
-                        └─ ◐ deploy  running  on worker-1\n";
-        assert_eq!(tree(&view(), '◐'), expected);
+        let expected = [
+            "plan release 7f3a  running  1/2 done  3.0s",
+            "├─ ✔ build   done  1.5s",
+            "└─ ◐ deploy  running  on worker-1",
+        ];
+        assert_eq!(fit(&view(), '◐', (24, 80)), expected);
+    }
+
+    #[test]
+    fn a_plan_larger_than_the_terminal_shows_what_moves_and_wraps_nothing() {
+        let mut large = view();
+        large.tickets.extend((0..100).map(|index| ticket(&format!("t{index}"), "waiting")));
+        let expected =
+            ["plan release 7f3a  runn", "└─ ◐ deploy  running  o", "   101 more tickets"];
+        assert_eq!(fit(&large, '◐', (10, 24)), expected);
     }
 
     #[test]
