@@ -33,8 +33,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
 ];
 
 /// What a crate that decides without I/O must not even be able to reach.
-const IMPURE: [&str; 7] =
-    ["rand", "reqwest", "rustix", "socket2", "sqlx", "tokio", "tonic"];
+const IMPURE: [&str; 7] = ["rand", "reqwest", "rustix", "socket2", "sqlx", "tokio", "tonic"];
 const PURE: [&str; 2] = ["hive-lease", "hive-plan"];
 
 pub(crate) fn check() -> Result<()> {

@@ -43,7 +43,8 @@ fn fetch_advisories(program: &PathBuf) -> bool {
 fn find_or_install() -> Result<PathBuf> {
     let ours = tools_directory()?;
     let installed = ours.join("bin/cargo-deny");
-    if let Some(found) = [PathBuf::from("cargo-deny"), installed.clone()].into_iter().find(is_right) {
+    if let Some(found) = [PathBuf::from("cargo-deny"), installed.clone()].into_iter().find(is_right)
+    {
         return Ok(found);
     }
     println!("installing cargo-deny {VERSION}, once, into {}", ours.display());

@@ -89,7 +89,10 @@ impl TryFrom<&wire::Outcome> for Outcome {
             Ok(wire::OutcomeStatus::FailedRetryable) => OutcomeStatus::FailedRetryable,
             Ok(wire::OutcomeStatus::Withdrawn) => OutcomeStatus::Withdrawn,
             Ok(wire::OutcomeStatus::Unspecified) | Err(_) => {
-                return Err(ConvertError::UnknownValue { field: "outcome.status", value: outcome.status });
+                return Err(ConvertError::UnknownValue {
+                    field: "outcome.status",
+                    value: outcome.status,
+                });
             }
         };
         let outputs = outcome.outputs.clone().into_iter().collect();
@@ -109,7 +112,9 @@ mod tests {
 
     #[test]
     fn every_kind_survives_the_wire() {
-        for kind in ["BUILD", "COMPENSATE", "DEPLOY", "EXECUTE", "QUERY", "TEST", "TRANSFORM", "VALIDATE"] {
+        for kind in
+            ["BUILD", "COMPENSATE", "DEPLOY", "EXECUTE", "QUERY", "TEST", "TRANSFORM", "VALIDATE"]
+        {
             let kind: TicketKind = kind.parse().expect("it is a kind");
             let sent = wire::TicketKind::from(kind) as i32;
             assert_eq!(wire::TicketKind::domain("kind", sent), Ok(kind));

@@ -12,12 +12,6 @@ pub struct Party {
 }
 
 impl Party {
-    /// The audience of a JWT-SVID meant for this party in `trust_domain`, such as
-    /// `service-registry.example.org`.
-    pub fn audience(&self, trust_domain: &str) -> String {
-        format!("{}.{trust_domain}", self.name)
-    }
-
     /// The SPIFFE ID, or pattern of SPIFFE IDs, in `trust_domain`.
     pub fn id_pattern(&self, trust_domain: &str) -> String {
         format!("spiffe://{trust_domain}{}", self.path)
@@ -59,8 +53,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_audience_names_the_service_and_its_trust_domain() {
-        assert_eq!(REGISTRY.audience("example.org"), "service-registry.example.org");
+    fn a_worker_is_one_of_the_workers() {
+        let prefix = WORKERS.path.trim_end_matches("**");
+        assert!(worker_path("worker-1").starts_with(prefix));
     }
 
     #[test]

@@ -282,7 +282,7 @@ impl Lifecycle {
         if was_closing {
             return;
         }
-        
+        self.forget_unstarted();
         self.token.start_revocation(now);
         for lease in &mut self.leases {
             lease.start_revocation(now);

@@ -72,7 +72,10 @@ mod tests {
         ready.announce("127.0.0.1:7000");
         let announced = receiver.try_recv().expect("it was announced");
         let line = serde_json::json!({ "ready": announced }).to_string();
-        assert_eq!(parse(&line).and_then(|mut a| a.remove("address")).as_deref(), Some("127.0.0.1:7000"));
+        assert_eq!(
+            parse(&line).and_then(|mut a| a.remove("address")).as_deref(),
+            Some("127.0.0.1:7000")
+        );
         assert_eq!(parse("listening"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::sandbox::{Confinement, Launcher, Toolchain};
 use hive_runtime::config::{Reader, absolute_path, text};
+use hive_security::vault::VaultConfig;
 use std::path::PathBuf;
 
 /// The configuration of a worker. Nothing in it is secret.
@@ -13,8 +14,8 @@ pub struct Config {
     pub slots: usize,
     /// `SPIFFE_ENDPOINT_SOCKET`: where the Workload API listens.
     pub spiffe_socket: String,
-    /// `VAULT_ADDR`: where leases come from.
-    pub vault_addr: String,
+    /// `VAULT_ADDR`, `VAULT_CACERT` (a PEM file, for `https://`) and `VAULT_NAMESPACE`: where leases come from.
+    pub vault: VaultConfig,
     /// `HIVE_ORCHESTRATOR_ADDR`: where tickets come from.
     pub orchestrator_addr: String,
     /// `HIVE_REGISTRY_ADDR`: where it says that it is alive.
@@ -41,7 +42,7 @@ impl Config {
         let name = reader.required("HIVE_WORKER_NAME", text);
         let slots = reader.or("HIVE_WORKER_SLOTS", 2, slots);
         let spiffe_socket = reader.required("SPIFFE_ENDPOINT_SOCKET", text);
-        let vault_addr = reader.required("VAULT_ADDR", text);
+        let vault = vault(reader);
         let orchestrator_addr = reader.required("HIVE_ORCHESTRATOR_ADDR", text);
         let registry_addr = reader.required("HIVE_REGISTRY_ADDR", text);
         let data_dir = reader.required("HIVE_DATA_DIR", absolute_path);
@@ -55,7 +56,7 @@ impl Config {
             name: name?,
             slots,
             spiffe_socket: spiffe_socket?,
-            vault_addr: vault_addr?,
+            vault: vault?,
             orchestrator_addr: orchestrator_addr?,
             registry_addr: registry_addr?,
             data_dir: data_dir?,
@@ -67,6 +68,14 @@ impl Config {
             toolchain,
         })
     }
+}
+
+/// By the names that Vault's and OpenBao's own command lines use.
+fn vault(reader: &mut Reader<'_>) -> Option<VaultConfig> {
+    let address = reader.required("VAULT_ADDR", text);
+    let ca_pem = reader.optional("VAULT_CACERT", |path| std::fs::read_to_string(path));
+    let namespace = reader.optional("VAULT_NAMESPACE", text);
+    Some(VaultConfig { ca_pem, namespace, ..VaultConfig::at(address?) })
 }
 
 /// Where the release ledger is. The login is a lease, so it is not here.
@@ -148,6 +157,14 @@ mod tests {
             (ledger.host.as_str(), ledger.port, ledger.database.as_str()),
             ("127.0.0.1", 5432, "hive")
         );
+    }
+
+    #[test]
+    fn a_certificate_authority_that_cannot_be_read_is_a_mistake() {
+        let mut environment = COMPLETE.to_vec();
+        environment.push(("VAULT_CACERT", "/nowhere/ca.pem"));
+        let mistakes = hive_runtime::config::read(&environment.as_slice(), Config::read);
+        assert!(mistakes.is_err_and(|mistakes| mistakes.to_string().contains("/nowhere/ca.pem")));
     }
 
     #[test]

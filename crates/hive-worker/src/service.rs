@@ -16,7 +16,7 @@ use hive_api::orchestrator::tickets_client::TicketsClient;
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_runtime::ready::Ready;
 use hive_security::connect::{Channel, channel};
-use hive_security::vault::{VaultClient, VaultConfig, VaultError};
+use hive_security::vault::{VaultClient, VaultError};
 use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -108,7 +108,7 @@ struct Worker {
 impl Worker {
     fn assemble(config: &Config, workload: &Workload) -> Result<Self, Error> {
         let registry = connect(workload, &config.registry_addr, REGISTRY)?;
-        let vault = VaultClient::new(VaultConfig::at(&config.vault_addr)).map_err(Error::Vault)?;
+        let vault = VaultClient::new(config.vault.clone()).map_err(Error::Vault)?;
         let executors = Arc::new(Executors::standard(&tools(config)?));
         let orchestrator = Orchestrator {
             client: TicketsClient::new(connect(workload, &config.orchestrator_addr, ORCHESTRATOR)?),

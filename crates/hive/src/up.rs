@@ -88,9 +88,11 @@ impl FromStr for Postgres {
         match text {
             "auto" => Ok(Self::Auto),
             "off" => Ok(Self::Off),
-            _ if text.contains('@') => Err("a login does not belong here: roles are issued by the \
+            _ if text.contains('@') => {
+                Err("a login does not belong here: roles are issued by the \
                 vault; give host:port/database"
-                .to_owned()),
+                    .to_owned())
+            }
             _ if is_address(text) => Ok(Self::At(text.to_owned())),
             _ => Err("expected auto, off or host:port/database".to_owned()),
         }

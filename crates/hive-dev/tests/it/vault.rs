@@ -1,12 +1,15 @@
 //! The development vault without a database, by way of our own client.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hive_dev::vault::{Error, Vault};
 use hive_dev::witness::{Listener, Witness};
+use hive_runtime::ready::{self, Ready};
 use hive_security::vault::VaultError;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::fixture::{AUDIENCE, WORKER, World, client, setup, until};
 use crate::issuer::{Key, claims, unix_now};
@@ -223,4 +226,45 @@ async fn an_authority_that_is_away_is_not_the_fault_of_the_token() {
     let jwt = world.key.sign(&claims(WORKER, AUDIENCE));
     let refused = world.client.login("ticket-deploy", &jwt).await;
     assert!(matches!(refused, Err(VaultError::Server { status: 500, .. })), "{refused:?}");
+}
+
+/// Not a test: the vault as a child process, run by the test below.
+#[tokio::test]
+#[ignore = "another test runs it as a process of its own"]
+async fn child() {
+    if std::env::var_os("HIVE_TEST_VAULT_CHILD").is_none() {
+        return;
+    }
+    let stop = tokio_util::sync::CancellationToken::new();
+    hive_dev::vault::run(Ready::on_standard_output(), stop).await.expect("a good end");
+}
+
+#[tokio::test]
+async fn a_child_reads_its_setup_from_a_pipe_and_ends_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut child = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "vault::child", "--nocapture", "--ignored"])
+        .env("HIVE_TEST_VAULT_CHILD", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it starts");
+    let mut input = child.stdin.take().expect("piped");
+    let line =
+        serde_json::to_string(&setup("http://127.0.0.1:1/keys", directory.path())).expect("JSON");
+    input.write_all(format!("{line}\n").as_bytes()).await.expect("it reads");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let address = loop {
+        let line = lines.next_line().await.expect("read").expect("an announcement");
+        // The test harness writes to the same standard output.
+        let start = line.find('{').unwrap_or(line.len());
+        if let Some(facts) = ready::parse(&line[start..]) {
+            break facts["address"].clone();
+        }
+    };
+    assert!(client(&address).health().await.expect("it serves").initialized);
+    drop(input);
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    assert!(ended.expect("it ends in time").expect("it ran").success());
 }

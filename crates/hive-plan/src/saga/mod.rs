@@ -422,10 +422,10 @@ impl Slot {
         self.forward.is_active() || self.undo.as_ref().is_some_and(Task::is_active)
     }
 
-    /// Whether it was done, and could not be undone.
+    /// Whether it acted, or may have, and that could not be undone.
     fn is_left_behind(&self) -> bool {
-        let undo = self.undo.as_ref().map(|undo| undo.phase);
-        matches!(undo, Some(Phase::Failed | Phase::Lost))
+        let Some(undo) = &self.undo else { return false };
+        matches!(undo.phase, Phase::Failed | Phase::Lost) || self.forward.phase == Phase::Lost
     }
 
     /// What to say if this ticket is done without an output that another refers to: that one could

@@ -22,7 +22,7 @@ pub enum PlanStatus {
     Failed,
     /// Tickets are being worked on, or wait for that.
     Running,
-    /// Over, but an undo failed: something was left behind.
+    /// Over, but an undo failed, or a ticket was lost that may have acted: something was left behind.
     Stuck,
     /// Something failed or the plan was stopped: what was done is being undone.
     Unwinding,

@@ -6,7 +6,8 @@ use super::log::UnixMillis;
 use crate::story::one_line;
 use crate::ticket::{Outcome, OutcomeStatus};
 
-/// How many lost claims are forgiven. A ticket that takes its workers down with it must end.
+/// How many claims may come to nothing through no fault of the ticket: lost, or withdrawn by a worker that was
+/// stopped. A ticket that takes its workers down with it must end.
 const LOSSES_FORGIVEN: u32 = 5;
 
 /// The longest pause between two attempts.
@@ -121,17 +122,26 @@ impl Task {
 
     /// The current claim ran out. That was nobody's attempt: it is queued at once, a few times.
     pub(super) fn lose(&mut self, now: UnixMillis, may_retry: bool) {
-        self.losses += 1;
-        if may_retry && self.losses <= LOSSES_FORGIVEN {
+        if may_retry && self.is_forgiven(now) {
             self.message = "its worker fell silent".to_owned();
-            self.phase = Phase::Queued { not_before: now };
             return;
         }
-        self.message = match self.losses {
-            1 => "its worker fell silent; how far it came is not known".to_owned(),
-            losses => format!("{losses} workers fell silent over it"),
+        self.message = if may_retry {
+            format!("{} workers fell silent over it", self.losses)
+        } else {
+            "its worker fell silent; how far it came is not known".to_owned()
         };
         self.settle(now, Phase::Lost);
+    }
+
+    /// Queues it again without using an attempt, if that has not happened too often.
+    fn is_forgiven(&mut self, now: UnixMillis) -> bool {
+        self.losses += 1;
+        let forgiven = self.losses <= LOSSES_FORGIVEN;
+        if forgiven {
+            self.phase = Phase::Queued { not_before: now };
+        }
+        forgiven
     }
 
     /// The current claim ended like this.
@@ -141,13 +151,14 @@ impl Task {
         let phase = match outcome.status {
             OutcomeStatus::Done => Phase::Done,
             OutcomeStatus::Failed => Phase::Failed,
-            OutcomeStatus::FailedRetryable | OutcomeStatus::Withdrawn
-                if may_retry && self.attempt < self.budget.attempts =>
-            {
+            OutcomeStatus::FailedRetryable if may_retry && self.attempt < self.budget.attempts => {
                 return self.retry(now);
             }
+            OutcomeStatus::FailedRetryable => Phase::Failed,
             OutcomeStatus::Withdrawn if !may_retry => Phase::Withdrawn,
-            OutcomeStatus::FailedRetryable | OutcomeStatus::Withdrawn => Phase::Failed,
+            // Its worker was stopped, which says nothing about the ticket.
+            OutcomeStatus::Withdrawn if self.is_forgiven(now) => return,
+            OutcomeStatus::Withdrawn => Phase::Failed,
         };
         self.settle(now, phase);
     }

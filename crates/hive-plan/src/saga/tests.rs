@@ -176,12 +176,22 @@ fn a_retryable_failure_is_tried_again_after_a_pause_that_doubles_up_to_a_minute(
 }
 
 #[test]
-fn being_withdrawn_for_no_reason_of_ours_counts_as_a_retryable_failure() {
-    let rest = format!("attempts: 2, {PLAIN}");
-    let (mut hand, _) = Hand::start(plan(&[("a", "", &rest)]));
+fn a_worker_that_is_stopped_costs_its_ticket_no_attempt_five_times() {
+    let (mut hand, _) = Hand::start(plan(&[("a", "", PLAIN)]));
     let withdrawn = || outcome(OutcomeStatus::Withdrawn, "the worker stops");
-    assert_eq!(hand.run("a", withdrawn()), ["queue a#2@1000"]);
+    for _ in 0..5 {
+        assert_eq!(hand.run("a", withdrawn()), ["queue a#1@0"]);
+    }
+    assert_eq!(hand.words(), ["queued again, because the worker stops"]);
     assert_eq!(hand.run("a", withdrawn()), ["finish failed"]);
+}
+
+#[test]
+fn a_lost_ticket_that_may_have_acted_leaves_the_plan_stuck() {
+    let (mut hand, _) = Hand::start(plan(&[("a", "", DEPLOY)]));
+    let claim = hand.claim("a", Direction::Forward);
+    assert_eq!(hand.cancel(), ["withdraw a"]);
+    assert_eq!(hand.apply(&lost("a", claim)), Ok(vec!["finish stuck".into()]));
 }
 
 #[test]

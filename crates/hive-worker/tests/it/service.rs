@@ -254,7 +254,7 @@ fn config(
         name: "worker-1".to_owned(),
         slots: 1,
         spiffe_socket: authority.endpoint(),
-        vault_addr: vault.address.clone(),
+        vault: hive_security::vault::VaultConfig::at(&vault.address),
         orchestrator_addr: orchestrator.to_owned(),
         // Nobody listens there.
         registry_addr: "https://127.0.0.1:1".to_owned(),

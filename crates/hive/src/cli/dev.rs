@@ -22,10 +22,9 @@ pub(super) enum Verb {
 
 pub(super) fn run(verb: &Verb) -> ExitCode {
     match verb {
-        Verb::Authority => service::serve(
-            hive_dev::authority::AuthorityConfig::read,
-            hive_dev::authority::run,
-        ),
+        Verb::Authority => {
+            service::serve(hive_dev::authority::AuthorityConfig::read, hive_dev::authority::run)
+        }
         Verb::Vault => {
             service::serve(|_| Some(()), |(), ready, stop| hive_dev::vault::run(ready, stop))
         }

@@ -28,11 +28,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
 async fn describe(workload: &Workload, options: &Options) -> Result<String, Failure> {
     let failed = |error: hive_security::Error| Failure::unavailable(chain(&error));
     let domain = workload.trust_domain();
-    let audience = options
-        .audience
-        .clone()
-        .unwrap_or_else(|| names::ORCHESTRATOR.audience(domain.as_str()));
-    let audience = Audience::parse(&audience).map_err(|error| Failure::bad_input(chain(&error)))?;
+    let audience = match &options.audience {
+        Some(audience) => Audience::parse(audience),
+        None => Audience::of_service(names::ORCHESTRATOR.name, &domain),
+    };
+    let audience = audience.map_err(|error| Failure::bad_input(chain(&error)))?;
     let x509 = workload.x509_svid().map_err(failed)?;
     let jwt = workload.jwt_svid(&audience).await.map_err(failed)?;
     let mut text = String::new();

@@ -105,7 +105,7 @@ fn read(file: &Path, workspace: Option<&Path>) -> Result<SubmitRequest, Failure>
         return Err(Failure::bad_input(format!("nothing was submitted\n{mistakes}")));
     }
     let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let workspace = workspace.or(beside).unwrap_or(Path::new("."));
+    let workspace = workspace.or(beside).unwrap_or_else(|| Path::new("."));
     let workspace = workspace.canonicalize().map_err(|error| {
         Failure::bad_input(format!("cannot use {} as workspace: {error}", workspace.display()))
     })?;
@@ -162,7 +162,9 @@ fn verdict(view: &PlanView) -> ExitCode {
         PlanStatus::PlanDone => exit::DONE,
         PlanStatus::PlanStuck => ExitCode::from(exit::STUCK),
         PlanStatus::PlanCancelled | PlanStatus::PlanFailed => ExitCode::from(exit::UNDONE),
-        PlanStatus::PlanRunning | PlanStatus::PlanUnwinding | PlanStatus::Unspecified => exit::ERROR,
+        PlanStatus::PlanRunning | PlanStatus::PlanUnwinding | PlanStatus::Unspecified => {
+            exit::ERROR
+        }
     }
 }
 
@@ -202,8 +204,5 @@ async fn with_patience<T>(
 
 /// Whether the orchestrator may simply be restarting. A stream that breaks says `Unknown` or `Internal`.
 fn is_outage(status: &tonic::Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Cancelled | Code::Internal | Code::Unavailable | Code::Unknown
-    )
+    matches!(status.code(), Code::Cancelled | Code::Internal | Code::Unavailable | Code::Unknown)
 }

@@ -32,7 +32,7 @@ impl Screen {
         if self.live {
             tokio::time::sleep(TICK).await;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

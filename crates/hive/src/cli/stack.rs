@@ -43,7 +43,8 @@ impl Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
-        let message = format!("the orchestrator answered {:?}: {}", status.code(), status.message());
+        let message =
+            format!("the orchestrator answered {:?}: {}", status.code(), status.message());
         match status.code() {
             tonic::Code::InvalidArgument | tonic::Code::NotFound => {
                 Self::bad_input(status.message())

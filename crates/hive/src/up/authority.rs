@@ -96,7 +96,8 @@ impl Registrar {
         executable: &str,
         path: &str,
     ) -> Result<(), Failure> {
-        self.ask(json!({ "operator": { "uid": uid, "path": executable, "spiffe_path": path } })).await
+        self.ask(json!({ "operator": { "uid": uid, "path": executable, "spiffe_path": path } }))
+            .await
     }
 
     /// What `pid` starts may be the operator although it descends from the supervisor.

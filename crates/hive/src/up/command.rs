@@ -39,10 +39,10 @@ fn spawn(
     executable: &Path,
 ) -> Result<Child, Failure> {
     let (program, arguments) = command.split_first().expect("clap gives a command or none");
-    let directory = executable.parent().unwrap_or(Path::new("/"));
+    let directory = executable.parent().unwrap_or_else(|| Path::new("/"));
     let mut path = directory.as_os_str().to_owned();
     path.push(":");
-    path.push(std::env::var_os("PATH").as_deref().unwrap_or(OsStr::new("/usr/bin:/bin")));
+    path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
     Command::new(resolve(program, executable))
         .args(arguments)
         .env("PATH", path)

@@ -18,10 +18,22 @@ const TERMINATE_DEADLINE: Duration = Duration::from_secs(8);
 const TAIL_BYTES: u64 = 8 << 10;
 const TAIL_LINES: usize = 6;
 
-/// What a child gets of this process's environment: where tools are, and how to log. Nothing else, for whatever
+/// What a child gets of this process's environment: where tools are, how to log, and how to trust a named vault.
+/// Nothing else, for whatever
 /// the user's shell holds is none of a service's business.
-const INHERITED: [&str; 9] =
-    ["HIVE_LOG", "HOME", "LANG", "PATH", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "TMPDIR", "TZ", "USER"];
+const INHERITED: [&str; 11] = [
+    "HIVE_LOG",
+    "HOME",
+    "LANG",
+    "PATH",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "VAULT_CACERT",
+    "VAULT_NAMESPACE",
+];
 
 /// One line of a child's standard output after the other.
 pub(super) type Output = Lines<BufReader<ChildStdout>>;

@@ -3,7 +3,9 @@
 //! A program that a ticket runs may start others. When the worker is killed, those are left over. The supervisor
 //! is their subreaper (`prctl(2)`, `PR_SET_CHILD_SUBREAPER`), so it becomes their parent and can find them.
 
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+};
 use std::io;
 use std::time::{Duration, Instant};
 

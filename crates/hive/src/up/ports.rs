@@ -44,7 +44,7 @@ mod tests {
     fn a_port_in_use_is_named_with_its_server_and_the_remedy() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = taken.local_addr().expect("an address").port();
-        let refused = choose(Some(port), &["registry"]).err().expect("it is taken").message;
+        let refused = choose(Some(port), &["registry"]).expect_err("it is taken").message;
         for part in [port.to_string().as_str(), "registry", "--port-base"] {
             assert!(refused.contains(part), "{refused}");
         }

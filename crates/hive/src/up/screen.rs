@@ -57,18 +57,18 @@ impl Screen {
     }
 
     fn event_text(&self, event: &Event) {
-        match event {
-            Event::Ready { name, pid, .. } => self.say(&format!("{name} is ready again (process {pid})")),
-            Event::Ended { name, how, last_lines, again_in } => self.say(&format!(
+        let text = match event {
+            Event::Ready { name, pid, .. } => format!("{name} is ready again (process {pid})"),
+            Event::Ended { name, how, last_lines, again_in } => format!(
                 "{name} {how}; starting it again in {:.1} s{}",
                 again_in.as_secs_f32(),
                 quoted(last_lines)
-            )),
-            Event::GaveUp { name, how, last_lines } => self.say(&format!(
-                "{name} {how}, and the stack cannot go on without it{}",
-                quoted(last_lines)
-            )),
-        }
+            ),
+            Event::GaveUp { name, how, last_lines } => {
+                format!("{name} {how}, and the stack cannot go on without it{}", quoted(last_lines))
+            }
+        };
+        self.say(&text);
     }
 
     /// A closed pipe is no reason to stop the stack.
@@ -116,8 +116,11 @@ impl Overview {
                 })
             })
             .collect();
-        let environment: serde_json::Map<_, _> =
-            self.environment.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let environment: serde_json::Map<_, _> = self
+            .environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!(value)))
+            .collect();
         json!({
             "event": "ready",
             "ready_ms": self.ready_after.as_millis() as u64,
@@ -194,7 +197,10 @@ mod tests {
         assert_eq!(columns.len(), 2, "{text}");
         assert_eq!(columns[0], columns[1], "{text}");
         assert!(text.contains("ready in 312 ms"), "{text}");
-        assert!(text.contains("  export VAULT_ADDR=http://127.0.0.1:8200\n  hive plan submit"), "{text}");
+        assert!(
+            text.contains("  export VAULT_ADDR=http://127.0.0.1:8200\n  hive plan submit"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -3,9 +3,7 @@
 use super::Failure;
 use hive_api::names;
 use hive_dev::postgres::Postgres;
-use hive_dev::vault::{
-    Capability, Database, DatabaseRole, JwtRole, PathRule, Sensitive, Setup,
-};
+use hive_dev::vault::{Capability, Database, DatabaseRole, JwtRole, PathRule, Sensitive, Setup};
 use hive_plan::TicketKind;
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
@@ -40,8 +38,9 @@ pub(super) struct Place {
 
 /// The vault's setup as one line of JSON, secrets included: it goes through a pipe and nowhere else.
 pub(super) fn setup(place: Place, database: Option<&Postgres>) -> Result<SecretString, Failure> {
-    let audience = names::VAULT.audience(&place.trust_domain);
-    let workers = format!("spiffe://{}/ns/neural-hive-execution/sa/worker-agents*", place.trust_domain);
+    let audience = format!("{}.{}", names::VAULT.name, place.trust_domain);
+    let workers = names::WORKERS.id_pattern(&place.trust_domain);
+    let workers = format!("{}*", workers.trim_end_matches("/**"));
     let role = |kind: TicketKind| JwtRole {
         bound_audiences: vec![audience.clone()],
         bound_claims_sub_glob: workers.clone(),
@@ -71,7 +70,8 @@ pub(super) fn setup(place: Place, database: Option<&Postgres>) -> Result<SecretS
 
 /// Reading the paths, and giving back at once what was borrowed: `default` does not grant the latter.
 fn policy(paths: &[&str]) -> Vec<PathRule> {
-    let rule = |path: &str, capability| PathRule { path: path.to_owned(), capabilities: vec![capability] };
+    let rule =
+        |path: &str, capability| PathRule { path: path.to_owned(), capabilities: vec![capability] };
     paths
         .iter()
         .map(|path| rule(path, Capability::Read))

@@ -67,8 +67,7 @@ impl Keeper {
     /// From start to end. `None`: it was asked to stop, and has.
     async fn one_life(&self, service: &Service, stop: &CancellationToken) -> Option<End> {
         let started = Instant::now();
-        let spawned =
-            self.launcher.spawn(&service.name, service.arguments, &service.environment);
+        let spawned = self.launcher.spawn(&service.name, service.arguments, &service.environment);
         let mut child = match spawned {
             Ok(child) => child,
             Err(error) => return Some(End::at_start(format!("cannot be started: {error}"))),

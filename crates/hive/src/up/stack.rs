@@ -12,6 +12,7 @@ use crate::cli::stack as client;
 use hive_api::names;
 use hive_api::orchestrator::ListPlansRequest;
 use hive_dev::{postgres, witness};
+use hive_security::vault::{VaultClient, VaultConfig, VaultError};
 use secrecy::ExposeSecret;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -115,7 +116,7 @@ impl Stack {
         let environment = environment(&identity, &vault_addr, &addresses);
         self.services(&addresses, &environment)?;
         let database = self.vault(options, &identity, &addresses).await?;
-        self.workers(options.workers, &environment, database)?;
+        self.workers(options.workers, &environment, database.as_deref())?;
         self.all_ready().await?;
         let ready_after = began.elapsed();
         first_call(&identity.endpoint, &addresses).await?;
@@ -134,7 +135,9 @@ impl Stack {
     pub(super) async fn watch(&mut self, screen: &Screen) -> Failure {
         loop {
             match self.events.recv().await {
-                Some(Event::GaveUp { name, how, last_lines }) => return gave_up(&name, &how, &last_lines),
+                Some(Event::GaveUp { name, how, last_lines }) => {
+                    return gave_up(&name, &how, &last_lines);
+                }
                 Some(event) => screen.event(&event),
                 None => return Failure::error("nothing is left to watch"),
             }
@@ -155,7 +158,9 @@ impl Stack {
                 let _ = kept.task.await;
             }
             // Nothing issues roles any more, and nothing but roles needs the database.
-            if rank == Rank::Vault && let Some(postgres) = self.postgres.take() {
+            if rank == Rank::Vault
+                && let Some(postgres) = self.postgres.take()
+            {
                 postgres.stop().await;
             }
         }
@@ -217,15 +222,14 @@ impl Stack {
         let Some(address) = &options.vault_addr else {
             return Ok(format!("http://{}", addresses.vault));
         };
-        let cannot = |error: hive_security::vault::VaultError| {
+        let cannot = |error: VaultError| {
             Failure::unavailable(format!(
                 "the vault at {address} cannot be used: {}; start it, correct --vault-addr, or leave \
                  --vault-addr out to get a development vault",
                 chain(&error)
             ))
         };
-        let config = hive_security::vault::VaultConfig::at(address.clone());
-        let client = hive_security::vault::VaultClient::new(config).map_err(cannot)?;
+        let client = VaultClient::new(named_vault(address)?).map_err(cannot)?;
         client.health().await.map_err(cannot)?;
         Ok(address.clone())
     }
@@ -270,7 +274,9 @@ impl Stack {
             Postgres::Off => return Ok("KV v2 at secret/; no database engine: --postgres off"),
         };
         let Some(programs) = programs else {
-            return Ok("KV v2 at secret/; no database engine: no `postgres` and `initdb` on the PATH");
+            return Ok(
+                "KV v2 at secret/; no database engine: no `postgres` and `initdb` on the PATH",
+            );
         };
         let config = postgres::Config {
             programs,
@@ -302,7 +308,10 @@ impl Stack {
             self.part(name, &format!("https://{listen}"), "gRPC, mTLS and JWT-SVID");
             let identity = Some(path.to_owned());
             let name = name.to_owned();
-            self.supervise(Rank::Services, Service { name, arguments, environment, identity, input: None });
+            self.supervise(
+                Rank::Services,
+                Service { name, arguments, environment, identity, input: None },
+            );
         }
         Ok(())
     }
@@ -311,7 +320,7 @@ impl Stack {
         &mut self,
         count: u16,
         common: &[(&'static str, String)],
-        database: Option<String>,
+        database: Option<&str>,
     ) -> Result<(), Failure> {
         let artifacts = self.data_directory("artifacts")?;
         for index in 1..=count {
@@ -320,12 +329,15 @@ impl Stack {
             environment.push(("HIVE_WORKER_NAME", name.clone()));
             environment.push(("HIVE_DATA_DIR", self.data_directory(&name)?));
             environment.push(("HIVE_ARTIFACTS_DIR", artifacts.clone()));
-            environment.extend(database.clone().map(|address| ("HIVE_POSTGRES_ADDR", address)));
+            environment.extend(database.map(|address| ("HIVE_POSTGRES_ADDR", address.to_owned())));
             let identity = names::worker_path(&name);
             self.part(&name, &identity, "");
             let identity = Some(identity);
             let arguments = &["worker"];
-            self.supervise(Rank::Workers, Service { name, arguments, environment, identity, input: None });
+            self.supervise(
+                Rank::Workers,
+                Service { name, arguments, environment, identity, input: None },
+            );
         }
         Ok(())
     }
@@ -340,7 +352,10 @@ impl Stack {
     }
 
     fn is_ready(&mut self, name: &str, pid: u32) {
-        self.parts.iter_mut().filter(|part| part.name == name).for_each(|part| part.pid = Some(pid));
+        self.parts
+            .iter_mut()
+            .filter(|part| part.name == name)
+            .for_each(|part| part.pid = Some(pid));
     }
 
     fn supervise(&mut self, rank: Rank, service: Service) {
@@ -408,6 +423,19 @@ fn environment(
         ("HIVE_ORCHESTRATOR_ADDR", format!("https://{}", addresses.orchestrator)),
         ("HIVE_REGISTRY_ADDR", format!("https://{}", addresses.registry)),
     ]
+}
+
+/// A vault of the user's, by the variables that its own command line reads, which the workers get too.
+fn named_vault(address: &str) -> Result<VaultConfig, Failure> {
+    let ca_pem =
+        match std::env::var("VAULT_CACERT") {
+            Err(_) => None,
+            Ok(path) => Some(std::fs::read_to_string(&path).map_err(|error| {
+                Failure::bad_input(format!("VAULT_CACERT is {path:?}: {error}"))
+            })?),
+        };
+    let namespace = std::env::var("VAULT_NAMESPACE").ok();
+    Ok(VaultConfig { ca_pem, namespace, ..VaultConfig::at(address) })
 }
 
 /// A test that wants to know what was issued says so in our environment; only the development servers hear of it.

@@ -42,7 +42,10 @@ fn every_mistake_of_a_plan_is_listed_with_its_place_and_nothing_is_submitted() {
     for (position, word) in wanted {
         let place = format!("{name}:{position}: ");
         let line = said.lines().find(|line| line.starts_with(&place));
-        assert!(line.is_some_and(|line| line.contains(word)), "no {word} at {position} in:\n{said}");
+        assert!(
+            line.is_some_and(|line| line.contains(word)),
+            "no {word} at {position} in:\n{said}"
+        );
     }
     assert!(stdout(&up.hive(&["plan", "list"])).contains("no plans yet"));
     assert_eq!(up.stop(), Some(0));
@@ -56,7 +59,9 @@ fn plans_that_cannot_be_plans_are_refused_before_anything_is_connected() {
                 - { name: b, kind: EXECUTE, needs: [a], with: { command: [x] } }\n";
     let mut huge = "plan: huge\ntickets:\n".to_owned();
     for index in 0..10_000 {
-        huge.push_str(&format!("  - {{ name: t{index}, kind: EXECUTE, with: {{ command: [x] }} }}\n"));
+        huge.push_str(&format!(
+            "  - {{ name: t{index}, kind: EXECUTE, with: {{ command: [x] }} }}\n"
+        ));
     }
     let cases: [(&[u8], &str); 5] = [
         (ring.as_bytes(), "a → b → a"),
@@ -68,8 +73,10 @@ fn plans_that_cannot_be_plans_are_refused_before_anything_is_connected() {
     for (bytes, word) in cases {
         let file = place.path().join("case.yaml");
         std::fs::write(&file, bytes).expect("a file");
-        let output =
-            place.hive(&["plan", "submit", file.to_str().expect("UTF-8")]).output().expect("it runs");
+        let output = place
+            .hive(&["plan", "submit", file.to_str().expect("UTF-8")])
+            .output()
+            .expect("it runs");
         assert_status(&output, 64);
         let said = stderr(&output);
         assert!(said.contains(word), "expected {word:?} in:\n{said}");
@@ -80,7 +87,9 @@ fn plans_that_cannot_be_plans_are_refused_before_anything_is_connected() {
 #[test]
 fn a_missing_file_and_a_wrong_flag_are_bad_input_too() {
     let place = Place::new();
-    for arguments in [&["plan", "submit", "/nowhere.yaml"] as &[&str], &["up", "--workers", "0"], &["fly"]] {
+    for arguments in
+        [&["plan", "submit", "/nowhere.yaml"] as &[&str], &["up", "--workers", "0"], &["fly"]]
+    {
         assert_status(&place.hive(arguments).output().expect("it runs"), 64);
     }
     assert_status(&place.hive(&["--help"]).output().expect("it runs"), 0);
@@ -95,7 +104,8 @@ fn without_a_stack_a_command_says_which_setting_is_missing() {
 
 /// The one sentence that a start that cannot be ends with.
 fn refusal(place: &Place, arguments: &[&str]) -> String {
-    let output = place.hive(&["up", "--postgres", "off"]).args(arguments).output().expect("it runs");
+    let output =
+        place.hive(&["up", "--postgres", "off"]).args(arguments).output().expect("it runs");
     assert!(!output.status.success(), "it started: {}", stdout(&output));
     place.assert_nothing_is_left();
     let said = stderr(&output);

@@ -91,12 +91,15 @@ fn assert_each_ticket_ended_once(directory: &Path) {
 }
 
 fn ends(directory: &Path) -> BTreeMap<String, u32> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let file = std::fs::read_dir(directory)
             .expect("the orchestrator's directory is there")
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "db" || extension == "sqlite"))
+            .find(|path| {
+                path.extension().is_some_and(|extension| extension == "db" || extension == "sqlite")
+            })
             .expect("a database");
         let options = SqliteConnectOptions::new().filename(file).read_only(true);
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
@@ -118,12 +121,22 @@ fn ends(directory: &Path) -> BTreeMap<String, u32> {
 fn final_end(plan: &str, event: &serde_json::Value) -> Option<String> {
     let text = event.to_string();
     let is_end = text.contains("ended") || text.contains("Ended");
-    let is_final = ["\"done\"", "\"Done\"", "\"failed\"", "\"Failed\""].iter().any(|word| text.contains(word));
+    let is_final =
+        ["\"done\"", "\"Done\"", "\"failed\"", "\"Failed\""].iter().any(|word| text.contains(word));
     let field = |name: &str| find(event, name).map(str::to_owned);
-    (is_end && is_final).then(|| format!("{plan}/{}/{}", field("ticket").expect("a ticket"), field("direction").expect("a direction")))
+    (is_end && is_final).then(|| {
+        format!(
+            "{plan}/{}/{}",
+            field("ticket").expect("a ticket"),
+            field("direction").expect("a direction")
+        )
+    })
 }
 
 fn find<'a>(value: &'a serde_json::Value, name: &str) -> Option<&'a str> {
     let object = value.as_object()?;
-    object.get(name).and_then(serde_json::Value::as_str).or_else(|| object.values().find_map(|inner| find(inner, name)))
+    object
+        .get(name)
+        .and_then(serde_json::Value::as_str)
+        .or_else(|| object.values().find_map(|inner| find(inner, name)))
 }

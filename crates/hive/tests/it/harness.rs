@@ -66,7 +66,9 @@ impl Place {
                 let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
                 let (line, environment) = (read("cmdline"), read("environ"));
                 let known = contains(&line, &needle) || contains(&environment, &needle);
-                known.then(|| format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " ")))
+                known.then(|| {
+                    format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
+                })
             })
             .collect()
     }
@@ -125,7 +127,11 @@ impl Up {
         Self::start_with(place, arguments, &[])
     }
 
-    pub(crate) fn start_with(place: &Place, arguments: &[&str], variables: &[(&str, &Path)]) -> Self {
+    pub(crate) fn start_with(
+        place: &Place,
+        arguments: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> Self {
         let mut command = place.hive(&["up", "--json"]);
         command.args(arguments).envs(variables.iter().copied());
         command.stdout(Stdio::piped());
@@ -174,9 +180,15 @@ impl Up {
                         return event;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("it was not said in time: {:?}", self.printed),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("it was not said in time: {:?}", self.printed)
+                }
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("the stack ended ({:?}) after saying {:?}", self.child.wait(), self.printed)
+                    panic!(
+                        "the stack ended ({:?}) after saying {:?}",
+                        self.child.wait(),
+                        self.printed
+                    )
                 }
             }
         }
@@ -197,7 +209,11 @@ impl Up {
     /// `hive` inside this stack.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(HIVE);
-        command.args(arguments).envs(&self.environment).env("TMPDIR", &self.tmp).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .envs(&self.environment)
+            .env("TMPDIR", &self.tmp)
+            .stdin(Stdio::null());
         command
     }
 

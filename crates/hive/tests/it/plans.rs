@@ -84,7 +84,8 @@ tickets:
     )
     .expect("a file");
     let submitted = stdout(&up.hive(&["plan", "submit", plan.to_str().expect("UTF-8")]));
-    let id = submitted.lines().next().and_then(|line| line.split_whitespace().last()).expect("an id");
+    let id =
+        submitted.lines().next().and_then(|line| line.split_whitespace().last()).expect("an id");
     crate::harness::wait_until("the second ticket runs", || {
         stdout(&up.hive(&["plan", "show", id])).contains("second  running")
     });
@@ -103,7 +104,17 @@ fn two_stacks_live_side_by_side_and_a_command_runs_inside_one() {
     let place = Place::new();
     let up = Up::start(&place, &["--postgres", "off"]);
     let inside = place
-        .hive(&["up", "--postgres", "off", "--workers", "1", "--", "sh", "-c", "hive plan list; exit 7"])
+        .hive(&[
+            "up",
+            "--postgres",
+            "off",
+            "--workers",
+            "1",
+            "--",
+            "sh",
+            "-c",
+            "hive plan list; exit 7",
+        ])
         .output()
         .expect("hive can be run");
     assert_status(&inside, 7);

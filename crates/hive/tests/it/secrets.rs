@@ -61,7 +61,9 @@ impl Run {
 /// A database is part of the promise: without one there would be less to find.
 fn require_postgres(up: &Up) {
     let environment = &up.ready["parts"];
-    let has = environment.as_array().is_some_and(|parts| parts.iter().any(|part| part["name"] == "postgres"));
+    let has = environment
+        .as_array()
+        .is_some_and(|parts| parts.iter().any(|part| part["name"] == "postgres"));
     assert!(has, "this test needs `postgres` and `initdb`: install Debian's package postgresql");
 }
 
@@ -75,7 +77,10 @@ fn nothing_that_was_issued_is_found_in_anything_that_was_written() {
     run.note(&identity);
     let needles = run.needles();
     for kind in ["x509-key", "jwt-svid", "vault-token", "kv", "db-password", "db-admin"] {
-        assert!(needles.iter().any(|(known, _)| known == kind), "no {kind} was issued: nothing to look for");
+        assert!(
+            needles.iter().any(|(known, _)| known == kind),
+            "no {kind} was issued: nothing to look for"
+        );
     }
     let processes = look_at_processes(&run.place, &needles);
     assert_eq!(processes, Vec::<String>::new(), "in the arguments or environment of a process");
@@ -144,7 +149,8 @@ fn a_leased_role_writes_the_ledger_and_is_gone_when_the_ticket_is_over() {
     assert_eq!(ledger.len(), 1, "one release, one row: {ledger:?}");
     assert!(ledger[0].starts_with("v-"), "not written by a leased role: {ledger:?}");
     wait_until("the role is gone", || {
-        query(&run, "SELECT rolname::text FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'v-%'").is_empty()
+        query(&run, "SELECT rolname::text FROM pg_roles WHERE rolcanlogin AND rolname LIKE 'v-%'")
+            .is_empty()
     });
     assert!(!run.listener.seen_of("db-password").is_empty(), "a password was issued");
     assert_eq!(run.up.stop(), Some(0));
@@ -186,7 +192,8 @@ fn query(run: &Run, sql: &'static str) -> Vec<String> {
         .database(database)
         .username("hive")
         .password(password.expose_secret());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut connection = PgConnection::connect_with(&options).await.expect("it answers");
         sqlx::query_scalar(sql).fetch_all(&mut connection).await.expect("it can be asked")
