@@ -65,9 +65,9 @@ fn plans_that_cannot_be_plans_are_refused_before_anything_is_connected() {
     }
     let cases: [(&[u8], &str); 5] = [
         (ring.as_bytes(), "a → b → a"),
-        (huge.as_bytes(), "1,000"),
+        (huge.as_bytes(), "10000 tickets are too many"),
         (b"plan: \xff\ntickets: []\n", "UTF-8"),
-        (b"", "empty"),
+        (b"", "holds no plan"),
         (b"plan: x\ntickets: [", ":"),
     ];
     for (bytes, word) in cases {
