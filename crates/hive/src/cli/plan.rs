@@ -122,13 +122,12 @@ fn read(file: &Path, workspace: Option<&Path>) -> Result<SubmitRequest, Failure>
 /// Follows a plan to its end, across restarts of the orchestrator.
 async fn watch(plans: Plans, plan_id: String) -> Result<ExitCode, Failure> {
     let mut screen = Screen::new();
-    let mut answered = Instant::now();
+    let mut patience = Patience::new();
     loop {
-        match follow(plans.clone(), &plan_id, &mut screen, &mut answered).await {
+        match follow(plans.clone(), &plan_id, &mut screen, &mut patience).await {
             Ok(Some(view)) => return Ok(verdict(&view)),
-            Err(status) if !is_outage(&status) => return Err(status.into()),
-            Err(status) if answered.elapsed() > OUTAGE_MAX => return Err(status.into()),
-            Ok(None) | Err(_) => tokio::time::sleep(RETRY_AFTER).await,
+            Ok(None) => tokio::time::sleep(RETRY_AFTER).await,
+            Err(status) => patience.bear(status).await?,
         }
     }
 }
@@ -138,17 +137,21 @@ async fn follow(
     mut plans: Plans,
     plan_id: &str,
     screen: &mut Screen,
-    answered: &mut Instant,
+    patience: &mut Patience,
 ) -> Result<Option<PlanView>, tonic::Status> {
     let request = GetPlanRequest { plan_id: plan_id.to_owned() };
     let mut views = plans.watch(request).await?.into_inner();
     loop {
         let next = tokio::select! {
-            next = views.message() => next?,
+            next = views.message() => match next {
+                // A stream ends with the documents of its caller; the next is opened with fresh ones.
+                Err(status) if status.code() == Code::Unauthenticated => return Ok(None),
+                next => next?,
+            },
             () = screen.tick() => { screen.redraw(); continue; }
         };
         let Some(view) = next else { return Ok(None) };
-        *answered = Instant::now();
+        *patience = Patience::new();
         screen.show(&view);
         if view.over {
             screen.finish(&view);
@@ -190,19 +193,43 @@ async fn cancel(mut plans: Plans, options: Cancel) -> Result<ExitCode, Failure> 
 /// Repeats a call that may be repeated, while nobody answers, for a bounded time.
 async fn with_patience<T>(
     mut call: impl AsyncFnMut() -> Result<T, tonic::Status>,
-) -> Result<T, tonic::Status> {
-    let deadline = Instant::now() + OUTAGE_MAX;
+) -> Result<T, Failure> {
+    let mut patience = Patience::new();
     loop {
         match call().await {
-            Err(status) if is_outage(&status) && Instant::now() < deadline => {
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-            answer => return answer,
+            Ok(answer) => return Ok(answer),
+            Err(status) => patience.bear(status).await?,
         }
     }
 }
 
-/// Whether the orchestrator may simply be restarting. A stream that breaks says `Unknown` or `Internal`.
+/// Waits out an orchestrator that may simply be restarting.
+struct Patience {
+    until: Instant,
+    said: bool,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { until: Instant::now() + OUTAGE_MAX, said: false }
+    }
+
+    /// Waits a moment, unless this is no outage or has lasted too long.
+    async fn bear(&mut self, status: tonic::Status) -> Result<(), Failure> {
+        if !is_outage(&status) || Instant::now() >= self.until {
+            return Err(status.into());
+        }
+        if !self.said {
+            let seconds = OUTAGE_MAX.as_secs();
+            eprintln!("the orchestrator does not answer; trying again for up to {seconds} s");
+            self.said = true;
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+        Ok(())
+    }
+}
+
+/// What a restart looks like from outside. A stream that breaks says `Unknown` or `Internal`.
 fn is_outage(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Cancelled | Code::Internal | Code::Unavailable | Code::Unknown)
 }

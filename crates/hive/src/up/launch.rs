@@ -54,6 +54,19 @@ impl Launcher {
         &self.executable
     }
 
+    /// `hive` where a shell would find this very program under that name, else its path.
+    pub(super) fn name_at_command_line(&self) -> String {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path)
+            .map(|directory| directory.join("hive"))
+            .find(|program| program.is_file())
+            .and_then(|program| program.canonicalize().ok());
+        match found {
+            Some(found) if found == self.executable => "hive".to_owned(),
+            _ => self.executable.display().to_string(),
+        }
+    }
+
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }

@@ -14,6 +14,8 @@ pub(super) struct Overview {
     pub(super) temporary: bool,
     /// What each part is called, where it is, and a remark.
     pub(super) parts: Vec<Part>,
+    /// How this program is called at a command line.
+    pub(super) program: String,
     /// What a shell needs in order to use this stack.
     pub(super) environment: Vec<(&'static str, String)>,
     pub(super) ready_after: Duration,
@@ -153,11 +155,13 @@ impl Overview {
         for (name, value) in &self.environment {
             let _ = writeln!(text, "  export {name}={value}");
         }
-        text.push_str(
-            "  hive plan submit examples/release.yaml --watch\n  \
-               hive plan submit examples/release-broken.yaml --watch\n  \
-               hive identity\n",
-        );
+        for arguments in [
+            "plan submit examples/release.yaml --watch",
+            "plan submit examples/release-broken.yaml --watch",
+            "identity",
+        ] {
+            let _ = writeln!(text, "  {} {arguments}", self.program);
+        }
         text
     }
 }
@@ -181,6 +185,7 @@ mod tests {
                 part("authority", "unix:///tmp/hive-x/workload.sock", "SPIFFE Workload API"),
                 part("vault", "http://127.0.0.1:8200", "KV v2"),
             ],
+            program: "hive".to_owned(),
             environment: vec![("VAULT_ADDR", "http://127.0.0.1:8200".to_owned())],
             ready_after: Duration::from_millis(312),
             first_call_after: Duration::from_millis(330),

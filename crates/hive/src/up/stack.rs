@@ -125,6 +125,7 @@ impl Stack {
             data_directory: self.layout.root().display().to_string(),
             temporary: self.layout.is_temporary(),
             parts: self.parts.clone(),
+            program: self.launcher.name_at_command_line(),
             environment,
             ready_after,
             first_call_after: began.elapsed(),

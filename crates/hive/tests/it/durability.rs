@@ -55,7 +55,8 @@ fn run_and_kill(up: &mut Up, plan: &Path, phase: &str, victim: Victim) -> Output
         .expect("hive can be run");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut stdout = String::new();
-    let running = format!("{phase}: running");
+    // A quick ticket may be over before its beginning is shown: then this is the moment right after.
+    let begun = ["running", "done", "failed"].map(|state| format!("{phase}: {state}"));
     let mut killed = false;
     loop {
         let begin = stdout.len();
@@ -63,11 +64,16 @@ fn run_and_kill(up: &mut Up, plan: &Path, phase: &str, victim: Victim) -> Output
             break;
         }
         let line = &stdout[begin..];
-        if !killed && line.starts_with(&running) {
+        if !killed && begun.iter().any(|begun| line.starts_with(begun)) {
             killed = true;
             let name = match victim {
                 Victim::Orchestrator => "orchestrator",
-                Victim::TheWorker => line.trim().rsplit(' ').next().expect("a worker's name"),
+                Victim::TheWorker => line
+                    .trim()
+                    .rsplit(' ')
+                    .next()
+                    .filter(|name| name.starts_with("worker-"))
+                    .unwrap_or("worker-1"),
             };
             let pid = up.part(name);
             signal("KILL", pid);
