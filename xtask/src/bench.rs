@@ -24,7 +24,7 @@ struct Sample {
 
 pub(crate) fn run() -> Result<()> {
     crate::check::cargo(&["build", "--release", "--locked", "--package", "hive"], &[])?;
-    let binary = binary()?;
+    let binary = crate::check::target_directory()?.join("release/hive");
     println!("`hive up`, release build, {RUNS} starts each; minimum, median, maximum");
     for postgres in ["off", "auto"] {
         let samples = (0..RUNS).map(|_| sample(&binary, postgres)).collect::<Result<Vec<_>>>()?;
@@ -44,13 +44,6 @@ fn row(name: &str, unit: &str, samples: &[Sample], of: impl Fn(&Sample) -> f64) 
     let (minimum, median, maximum) =
         (values[0], values[values.len() / 2], values[values.len() - 1]);
     println!("  {name:<28} {minimum:8.1} {median:8.1} {maximum:8.1} {unit}");
-}
-
-fn binary() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let workspace = manifest.parent().context("xtask stands in the workspace")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    Ok(target.unwrap_or_else(|| workspace.join("target")).join("release/hive"))
 }
 
 fn sample(binary: &PathBuf, postgres: &str) -> Result<Sample> {

@@ -2,6 +2,7 @@
 
 use crate::{arrows, deny};
 use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -57,4 +58,12 @@ pub(crate) fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<
         bail!("`cargo {}` ended with {status}", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Where cargo puts what it builds for this workspace.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let workspace = manifest.parent().context("xtask stands in the workspace")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    Ok(target.unwrap_or_else(|| workspace.join("target")))
 }

@@ -41,7 +41,7 @@ fn fetch_advisories(program: &PathBuf) -> bool {
 
 /// The cargo-deny of this machine if it is of the right version, else one in the target directory.
 fn find_or_install() -> Result<PathBuf> {
-    let ours = tools_directory()?;
+    let ours = crate::check::target_directory()?.join("tools");
     let installed = ours.join("bin/cargo-deny");
     if let Some(found) = [PathBuf::from("cargo-deny"), installed.clone()].into_iter().find(is_right)
     {
@@ -59,11 +59,4 @@ fn find_or_install() -> Result<PathBuf> {
 fn is_right(program: &PathBuf) -> bool {
     let output = Command::new(program).arg("--version").output();
     output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(VERSION))
-}
-
-fn tools_directory() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let workspace = manifest.parent().context("xtask stands in the workspace")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    Ok(target.unwrap_or_else(|| workspace.join("target")).join("tools"))
 }

@@ -9,13 +9,13 @@ use crate::{Config, Error};
 use hive_api::names::{OPERATOR, ORCHESTRATOR, WORKERS};
 use hive_api::orchestrator::plans_server::PlansServer;
 use hive_api::orchestrator::tickets_server::TicketsServer;
+use hive_runtime::listen::listen;
 use hive_runtime::ready::Ready;
+use hive_runtime::stop;
 use hive_security::serve::{self, Authenticate, MethodPolicy};
 use hive_security::{Audience, IdPattern, TrustDomain, Workload, WorkloadConfig};
 use services::{Plans, Tickets};
-use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -83,7 +83,8 @@ async fn serve_until(
     ready: Ready,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let (listener, address) = listen(config.listen).await?;
+    let refused = |source| Error::Listen { address: config.listen, source };
+    let (listener, address) = listen(config.listen).await.map_err(refused)?;
     let incoming = serve::incoming(listener, workload).map_err(Error::Identity)?;
     let authenticate = authenticate(workload).map_err(Error::Identity)?;
     let intake =
@@ -108,22 +109,8 @@ async fn serve_until(
     tracing::info!(%address, "the orchestrator serves");
     tokio::select! {
         served = server => served.map_err(Error::Serve),
-        () = drained(&stop) => Ok(()),
+        () = stop::drained(&stop, DRAIN_DEADLINE) => Ok(()),
     }
-}
-
-/// Ends when the stop was asked for and the time to drain is over.
-async fn drained(stop: &CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(DRAIN_DEADLINE).await;
-    tracing::warn!("calls were still under way when the time to drain was over");
-}
-
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let failed = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 fn authenticate(workload: &Workload) -> Result<Authenticate, hive_security::Error> {

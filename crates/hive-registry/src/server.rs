@@ -11,13 +11,13 @@ use hive_api::registry::{
     DiscoverAgentsResponse, GetAgentRequest, GetAgentResponse, HeartbeatRequest, HeartbeatResponse,
     ListAgentsRequest, ListAgentsResponse, RegisterRequest, RegisterResponse,
 };
+use hive_runtime::listen::listen;
 use hive_runtime::ready::Ready;
+use hive_runtime::stop;
 use hive_security::serve::{self, Authenticate, MethodPolicy};
 use hive_security::{Audience, IdPattern, TrustDomain, Workload, WorkloadConfig};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -56,7 +56,8 @@ async fn serve_until(
     ready: Ready,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let (listener, address) = listen(config.listen).await?;
+    let refused = |source| Error::Listen { address: config.listen, source };
+    let (listener, address) = listen(config.listen).await.map_err(refused)?;
     let registry = Registry::new(Liveness::new(config.heartbeat_timeout));
     let trust_domain = workload.trust_domain();
     let audience = Audience::of_service(REGISTRY.name, &trust_domain).map_err(Error::Identity)?;
@@ -81,24 +82,10 @@ async fn serve_until(
     tracing::info!(%address, "the registry serves");
     let served = tokio::select! {
         served = server => served.map_err(Error::Serve),
-        () = drained(&stop) => Ok(()),
+        () = stop::drained(&stop, DRAIN_DEADLINE) => Ok(()),
     };
     sweeper.abort();
     served
-}
-
-/// Ends when the stop was asked for and the time to drain is over.
-async fn drained(stop: &CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(DRAIN_DEADLINE).await;
-    tracing::warn!("calls were still under way when the time to drain was over");
-}
-
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let failed = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 /// Who may call what. Whatever is not named here nobody may call.

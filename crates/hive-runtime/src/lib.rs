@@ -1,4 +1,4 @@
-//! What every service needs, and no domain: configuration, telemetry, readiness, stopping, hardening.
+//! What every service needs, and no domain: configuration, telemetry, listening, readiness, stopping, hardening, processes.
 //!
 //! It deliberately knows nothing of identities, secrets, plans or wires, and nothing of which service it serves.
 //!
@@ -22,7 +22,10 @@
 //! ```
 
 pub mod config;
+pub mod errors;
 pub mod harden;
+pub mod listen;
+pub mod processes;
 pub mod ready;
 pub mod stop;
 pub mod telemetry;

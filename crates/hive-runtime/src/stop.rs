@@ -1,6 +1,7 @@
 //! Stopping: one token, cancelled by SIGTERM or SIGINT, handed down to every task.
 
 use std::io;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -21,4 +22,11 @@ pub fn on_signal() -> io::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+/// Ends when the stop was asked for and the time to drain is over: whoever waits for calls under way waits no longer.
+pub async fn drained(stop: &CancellationToken, deadline: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(deadline).await;
+    tracing::warn!("calls were still under way when the time to drain was over");
 }

@@ -87,7 +87,7 @@ impl Failure {
 
     /// For an error whose cause is not in its own message.
     pub(crate) fn because(error: &dyn std::error::Error) -> Self {
-        Self::Retryable(crate::chain(error))
+        Self::Retryable(hive_runtime::errors::chain(error))
     }
 }
 

@@ -23,7 +23,7 @@ impl Lender for VaultLender {
     ) -> Result<Epoch, NotLent> {
         let (vault, workload) = (self.vault.clone(), self.workload.clone());
         Epoch::open(vault, workload, role, requests, deadline).await.map_err(|error| NotLent {
-            reason: crate::chain(&error),
+            reason: hive_runtime::errors::chain(&error),
             is_transient: error.is_transient(),
         })
     }
@@ -40,10 +40,10 @@ impl Loan for Epoch {
 
     fn failed(&self) -> impl Future<Output = String> + Send + 'static {
         let failed = self.failed();
-        async move { crate::chain(&failed.await) }
+        async move { hive_runtime::errors::chain(&failed.await) }
     }
 
     async fn close(self, deadline: Duration) -> Result<(), String> {
-        self.close(deadline).await.map_err(|error| crate::chain(&error))
+        self.close(deadline).await.map_err(|error| hive_runtime::errors::chain(&error))
     }
 }

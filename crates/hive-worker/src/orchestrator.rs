@@ -115,7 +115,7 @@ impl Desk for Orchestrator {
         // Signed at each try: the identity may have been renewed since the last.
         let outcome = match self.sign(outcome) {
             Ok(outcome) => Some(outcome),
-            Err(error) => return Receipt::Unreachable(crate::chain(&error)),
+            Err(error) => return Receipt::Unreachable(hive_runtime::errors::chain(&error)),
         };
         let mut request = tonic::Request::new(wire::ReportRequest { outcome });
         request.set_timeout(PATIENCE);

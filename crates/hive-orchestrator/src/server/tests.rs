@@ -131,7 +131,7 @@ async fn attach(authority: &Authority, path: &str) -> Workload {
 fn config(authority: &Authority, directory: &TempDir) -> Config {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     Config {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
         workload_api: authority.endpoint(),
         registry: format!("https://{}", closed.expect("a free port")),
         data_dir: directory.path().join("data"),

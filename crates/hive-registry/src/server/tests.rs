@@ -33,7 +33,7 @@ impl Stack {
         let (ready, announced) = Ready::channel();
         let stop = CancellationToken::new();
         let config = Config {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
             workload_api: authority.endpoint(),
             heartbeat_timeout: Duration::from_secs(15),
         };

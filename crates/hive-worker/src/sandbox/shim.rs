@@ -6,12 +6,13 @@
 //! signal the warden: Landlock confines signals to the sandbox.
 
 use super::{Confinement, Launcher};
+use hive_runtime::processes::children_of;
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope, path_beneath_rules,
 };
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, kill_process, setrlimit, waitpid,
+    Resource, Rlimit, Signal, WaitOptions, getpid, getppid, kill_process, setrlimit, waitpid,
 };
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -153,21 +154,6 @@ fn kill_descendants() {
     }
 }
 
-fn children_of(parent: Pid) -> Vec<Pid> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let names = processes.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let ids = names.filter_map(|name| name.parse().ok()).filter_map(Pid::from_raw);
-    ids.filter(|id| parent_of(*id) == Some(parent)).collect()
-}
-
-/// The fourth field of `stat`; the second, the program's name, may hold anything but ends with the last `)`.
-fn parent_of(process: Pid) -> Option<Pid> {
-    let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat).into_owned();
-    let (_, after_name) = stat.rsplit_once(')')?;
-    Pid::from_raw(after_name.split_whitespace().nth(1)?.parse().ok()?)
-}
-
 fn limit_resources() -> Result<(), String> {
     let limits = [
         // A core dump holds whatever secret the program read.
@@ -247,10 +233,5 @@ mod tests {
             let problem = parse(arguments.into_iter().map(OsString::from)).expect_err("not a spec");
             assert!(problem.contains("started by a worker"), "{problem}");
         }
-    }
-
-    #[test]
-    fn the_parent_of_this_process_is_found_in_proc() {
-        assert_eq!(parent_of(getpid()), getppid());
     }
 }

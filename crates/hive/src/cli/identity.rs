@@ -1,10 +1,10 @@
 //! `hive identity`: what am I, and until when.
 
 use super::stack::{self, Failure};
-use crate::cli::service::chain;
 use crate::exit;
 use clap::Args;
 use hive_api::names;
+use hive_runtime::errors::chain;
 use hive_security::{Audience, Workload};
 use std::fmt::Write as _;
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 use crate::exit;
 use hive_runtime::config::{self, ProcessEnvironment, Reader};
+use hive_runtime::errors::chain;
 use hive_runtime::ready::Ready;
 use hive_runtime::{harden, stop, telemetry};
 use std::ffi::OsString;
@@ -71,16 +72,4 @@ fn start<E: std::error::Error, F: Future<Output = Result<(), E>>>(
 fn bad_setting(mistakes: &dyn Display) -> ExitCode {
     eprintln!("{mistakes}");
     ExitCode::from(exit::BAD_INPUT)
-}
-
-/// An error with its causes, on one line. Errors of ours do not repeat their cause in their own words.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

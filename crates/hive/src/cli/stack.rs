@@ -1,10 +1,10 @@
 //! Finding the stack, and attaching to it as whoever this process is.
 
-use crate::cli::service::chain;
 use crate::exit;
 use hive_api::names;
 use hive_api::orchestrator::plans_client::PlansClient;
 use hive_runtime::config::{ProcessEnvironment, Strings};
+use hive_runtime::errors::chain;
 use hive_security::connect::{self, Channel};
 use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
 use std::process::ExitCode;

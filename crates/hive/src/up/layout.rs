@@ -10,6 +10,7 @@ use tempfile::TempDir;
 /// Others may pass through, for PostgreSQL may have to run as another user, but not look around.
 const ROOT_MODE: u32 = 0o711;
 const PRIVATE_MODE: u32 = 0o700;
+const LOGS: &str = "logs";
 
 /// The data directory of one running stack.
 pub(super) struct Layout {
@@ -22,18 +23,16 @@ pub(super) struct Layout {
 impl Layout {
     /// Opens `data_dir`, or a temporary directory, for this process alone.
     pub(super) fn open(data_dir: Option<&Path>) -> Result<Self, Failure> {
-        let temporary = match data_dir {
-            Some(_) => None,
-            None => Some(temporary_directory()?),
-        };
-        let root = match (&temporary, data_dir) {
-            (Some(temporary), _) => temporary.path().to_owned(),
-            (None, Some(named)) => named_directory(named)?,
-            (None, None) => std::env::temp_dir(), // unreachable: one of the two is there
+        let (root, temporary) = match data_dir {
+            Some(named) => (named_directory(named)?, None),
+            None => {
+                let temporary = temporary_directory()?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
         };
         let lock = take_lock(&root)?;
         let layout = Self { root, temporary, lock };
-        layout.directory("logs")?;
+        layout.directory(LOGS)?;
         Ok(layout)
     }
 
@@ -43,6 +42,11 @@ impl Layout {
 
     pub(super) fn is_temporary(&self) -> bool {
         self.temporary.is_some()
+    }
+
+    /// Where each process of the stack has a log of its own.
+    pub(super) fn logs(&self) -> PathBuf {
+        self.root.join(LOGS)
     }
 
     /// A directory below the root that only this user can enter.

@@ -7,11 +7,11 @@ use super::screen::{Overview, Part, Screen};
 use super::secrets::{self, Place};
 use super::service::{Event, Keeper, Service};
 use super::{Failure, Options, Postgres, orphans, ports};
-use crate::cli::service::chain;
 use crate::cli::stack as client;
 use hive_api::names;
 use hive_api::orchestrator::ListPlansRequest;
 use hive_dev::{postgres, witness};
+use hive_runtime::errors::chain;
 use hive_security::vault::{VaultClient, VaultConfig, VaultError};
 use secrecy::ExposeSecret;
 use std::net::SocketAddr;
@@ -81,8 +81,8 @@ impl Addresses {
 impl Stack {
     pub(super) fn new(options: &Options) -> Result<Self, Failure> {
         let layout = Layout::open(options.data_dir.as_deref())?;
-        let launcher = Launcher::new(layout.directory("logs")?)
-            .map_err(|error| Failure::error(error.to_string()))?;
+        let launcher =
+            Launcher::new(layout.logs()).map_err(|error| Failure::error(error.to_string()))?;
         let (teller, events) = mpsc::channel(EVENTS_MAX);
         Ok(Self {
             layout,
@@ -158,13 +158,8 @@ impl Stack {
                 // A task that panicked has dropped, and so killed, its child.
                 let _ = kept.task.await;
             }
-            // Nothing issues roles any more, and nothing but roles needs the database.
-            if rank == Rank::Vault
-                && let Some(postgres) = self.postgres.take()
-            {
-                postgres.stop().await;
-            }
         }
+        // Nothing issues roles any more, and nothing but roles needs the database.
         if let Some(postgres) = self.postgres.take() {
             postgres.stop().await;
         }
