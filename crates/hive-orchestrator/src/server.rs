@@ -38,8 +38,7 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     // The log first: a second orchestrator on the same directory shall say so, whatever else is wrong.
     let clock = Clock::start();
     let conductor = Conductor::open(&config.data_dir, clock.now(), config.claim_ttl).await?;
-    let endpoint =
-        WorkloadConfig { endpoint: config.workload_api.clone(), attach_deadline: ATTACH_DEADLINE };
+    let endpoint = WorkloadConfig::new(config.workload_api.clone(), ATTACH_DEADLINE);
     let (workload, upkeep) = Workload::attach(endpoint).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let served = conduct(config, &workload, (conductor, clock), ready, stop).await;
@@ -100,6 +99,7 @@ async fn serve_until(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(STREAMS_MAX))
+        .max_connection_age(serve::ConnectionAge::default().drawn())
         .layer(authenticate)
         .add_service(health_service)
         .add_service(plans.max_decoding_message_size(MESSAGE_BYTES_MAX))

@@ -41,8 +41,7 @@ const LISTED_MAX: usize = 1_000;
 
 /// Serves until `stop` is cancelled; announces the address once it does.
 pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Result<(), Error> {
-    let endpoint =
-        WorkloadConfig { endpoint: config.workload_api.clone(), attach_deadline: ATTACH_DEADLINE };
+    let endpoint = WorkloadConfig::new(config.workload_api.clone(), ATTACH_DEADLINE);
     let (workload, upkeep) = Workload::attach(endpoint).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let served = serve_until(config, &workload, ready, stop).await;
@@ -70,6 +69,7 @@ async fn serve_until(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(Some(STREAMS_MAX))
+        .max_connection_age(serve::ConnectionAge::default().drawn())
         .layer(Authenticate::new(workload, audience, policy))
         .add_service(health_service)
         .add_service(

@@ -1,4 +1,7 @@
-//! For clients: a channel to one server.
+//! For clients: a channel to one server, and JWT-SVIDs for requests of plain HTTP.
+
+mod attach;
+mod unsent;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,13 +24,18 @@ use tonic::{Code, Status};
 use tower::Service;
 use zeroize::Zeroize;
 
-use crate::{Audience, Error, IdPattern, Workload, tls};
+pub use self::attach::{AttachJwt, Attached, NotSent};
+use self::unsent::Unsent;
+use crate::{Audience, Error, IdPattern, JwtSvid, Workload, tls};
 
 /// A server that is there accepts within milliseconds; one that is not should not hold up a retry.
 const TCP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Two round trips and two signatures, on a busy machine.
 const TLS_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A call that was not sent, for its connection was closing, is handed to the next one; and to a third.
+const ATTEMPTS_MAX: u32 = 3;
 
 /// A connection without traffic is asked for a sign of life, and given up after the second without one: a
 /// peer that vanished with its machine sends no end.
@@ -77,26 +85,46 @@ impl Service<http::Request<Body>> for Channel {
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         // The clone stays; the one that said it was ready makes the call.
         let clone = self.inner.clone();
-        let mut ready = std::mem::replace(&mut self.inner, clone);
+        let ready = std::mem::replace(&mut self.inner, clone);
         let (workload, audience) = (self.workload.clone(), self.audience.clone());
         Box::pin(async move {
             let authorization = authorization(&workload, &audience).await?;
             request.headers_mut().insert(AUTHORIZATION, authorization);
-            ready.call(request).await.map_err(status_of_transport)
+            send(ready, request).await.map_err(status_of_transport)
         })
+    }
+}
+
+/// Makes the call; once more where the connection closed before it took it.
+async fn send(
+    mut ready: tonic::transport::Channel,
+    request: http::Request<Body>,
+) -> Result<http::Response<Body>, tonic::transport::Error> {
+    let unsent = Unsent::new(request);
+    let mut attempts = 1;
+    loop {
+        match ready.call(unsent.lend()).await {
+            Err(error) if attempts < ATTEMPTS_MAX && unsent.is_intact(&error) => attempts += 1,
+            answer => return answer,
+        }
+        std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
     }
 }
 
 async fn authorization(workload: &Workload, audience: &Audience) -> Result<HeaderValue, Status> {
     let svid = workload.jwt_svid(audience).await.map_err(|error| status_of_identity(&error))?;
+    bearer(&svid).ok_or_else(|| Status::internal("the JWT-SVID cannot be sent as metadata"))
+}
+
+/// The value of an `authorization` header; `None` if the token holds what a header cannot.
+fn bearer(svid: &JwtSvid) -> Option<HeaderValue> {
     let mut text = format!("Bearer {}", svid.token().expose_secret());
     let value = HeaderValue::from_str(&text);
     text.zeroize();
-    let mut value =
-        value.map_err(|_| Status::internal("the JWT-SVID cannot be sent as metadata"))?;
+    let mut value = value.ok()?;
     // Keeps it out of `Debug` and out of HPACK's table.
     value.set_sensitive(true);
-    Ok(value)
+    Some(value)
 }
 
 fn status_of_identity(error: &Error) -> Status {

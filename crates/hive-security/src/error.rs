@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::spiffe::id::TrustDomain;
+
 /// The cause of an [`Error`], shared so that everyone who waited for one attempt can be told.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
@@ -62,6 +64,25 @@ pub enum Error {
         reason: String,
         /// Whether the Workload API denied it, rather than being out of reach.
         denied: bool,
+    },
+
+    /// The Workload API hands out identities of another trust domain than the settings say.
+    #[error(
+        "the identity belongs to trust domain {issued}, and {expected} is expected; check SPIFFE_TRUST_DOMAIN and \
+         the address of the Workload API"
+    )]
+    TrustDomain {
+        /// Where it should belong to.
+        expected: TrustDomain,
+        /// Where it belongs to.
+        issued: TrustDomain,
+    },
+
+    /// None of this workload's X.509-SVIDs has this hint.
+    #[error("no X.509-SVID of this workload has the hint {hint:?}; check the hints of its entries")]
+    UnknownHint {
+        /// The hint that was asked for.
+        hint: String,
     },
 
     /// The X.509-SVID that was handed out cannot be used to sign or to speak TLS.

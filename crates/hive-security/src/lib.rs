@@ -13,8 +13,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let stop = CancellationToken::new();
-//! let endpoint = "unix:///run/spire/agent/api.sock".to_owned();
-//! let config = WorkloadConfig { endpoint, attach_deadline: Duration::from_secs(30) };
+//! let config = WorkloadConfig::new("unix:///run/spire/agent/api.sock", Duration::from_secs(30));
 //! let (workload, upkeep) = Workload::attach(config).await?;
 //! tokio::spawn(upkeep.run(stop.clone()));
 //!
@@ -63,12 +62,16 @@ pub mod tls;
 pub mod vault;
 mod workload;
 
+pub use crate::spiffe::bundle::{JwtBundle, X509Bundle};
 pub use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
 pub use crate::spiffe::pattern::IdPattern;
+pub use crate::spiffe::probe::{Clocks, ProbeError, Probed, probe};
+pub use crate::spiffe::source::{JwtBundles, X509Material};
 pub use crate::spiffe::svid::{JwtSvid, X509Svid};
-pub use crate::spiffe::verify::VerifiedJwt;
+pub use crate::spiffe::trust::Usage;
+pub use crate::spiffe::verify::{VerifiedJwt, Verifier};
 pub use error::{Cause, Error};
 pub use refusal::Refusal;
 pub use secret::{SecretJson, SecretShape};
 pub use sign::Envelope;
-pub use workload::{Upkeep, Workload, WorkloadConfig};
+pub use workload::{Endpoint, Upkeep, Workload, WorkloadConfig, WrongSetting};

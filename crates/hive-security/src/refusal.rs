@@ -17,6 +17,12 @@ pub enum Refusal {
         /// The most that is looked at.
         limit: usize,
     },
+    /// The token's header is longer than `alg`, `kid` and `typ` need.
+    #[error("the token's header is longer than {limit} bytes")]
+    HeaderTooLong {
+        /// The most that is looked at.
+        limit: usize,
+    },
     /// The token is not a JWS in compact form with JSON inside.
     #[error("the token is malformed: {what}")]
     Malformed {
@@ -43,6 +49,12 @@ pub enum Refusal {
     Audience {
         /// The audience that it should name.
         expected: Audience,
+    },
+    /// `aud` names more than anyone should be able to use it with.
+    #[error("the token names more than {limit} audiences")]
+    TooManyAudiences {
+        /// The most that is accepted.
+        limit: usize,
     },
     /// `exp` is missing.
     #[error("the token has no expiry")]
@@ -71,10 +83,26 @@ pub enum Refusal {
     /// The signature was not made with the key.
     #[error("the signature does not verify")]
     Signature,
+    /// The bundle document itself cannot be used.
+    #[error("the bundle of trust domain {trust_domain} cannot be used: {what}")]
+    Bundle {
+        /// Whose it should be.
+        trust_domain: TrustDomain,
+        /// What is wrong with it.
+        what: &'static str,
+    },
 
     /// The certificate is not an X.509-SVID of a workload.
     #[error("the certificate is not an X.509-SVID: {what}")]
     Certificate {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A certificate between the leaf and the bundle may not sign others.
+    #[error("the chain of {spiffe_id} has an intermediate that may not sign certificates: {what}")]
+    Intermediate {
+        /// Who the leaf claims to be.
+        spiffe_id: SpiffeId,
         /// What is wrong with it.
         what: &'static str,
     },

@@ -30,6 +30,13 @@ impl<T> Rotating<T> {
         (publisher, Self { value, changes: receiver })
     }
 
+    /// Another holder of the same value, which has seen everything published so far.
+    pub fn subscribe(&self) -> Self {
+        let mut holder = self.clone();
+        holder.changes.mark_unchanged();
+        holder
+    }
+
     /// The current value: never torn, never awaited.
     pub fn current(&self) -> Arc<T> {
         self.value.load_full()
@@ -92,6 +99,18 @@ mod tests {
         publisher.publish(3);
         assert_eq!(*rotating.changed().await.unwrap(), 3);
         assert_eq!(*rotating.current(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_new_holder_waits_for_what_is_still_to_come() {
+        let (publisher, rotating) = Rotating::new(1);
+        publisher.publish(2);
+        let mut holder = rotating.subscribe();
+        assert_eq!(*holder.current(), 2);
+        publisher.publish(3);
+        assert_eq!(*holder.changed().await.unwrap(), 3);
+        drop(publisher);
+        assert!(holder.changed().await.is_none());
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::rotating::{Publisher, Rotating};
+use crate::spiffe::bundle::X509Bundle;
 use crate::spiffe::jwt::{Fetch, Fetching};
 use crate::spiffe::keys::{Key, Keys};
 use crate::spiffe::source::{JwtState, X509Material, X509State};
@@ -111,14 +112,19 @@ impl Authority {
         X509Trust::new([(self.trust_domain.clone(), vec![self.root.as_ref()])])
     }
 
+    pub(crate) fn bundle(&self) -> X509Bundle {
+        let trust_domain = self.trust_domain.clone();
+        X509Bundle { trust_domain, authorities: vec![self.root.clone()] }
+    }
+
     pub(crate) fn material(&self, path: &str) -> X509State {
-        Ok(X509Material { svid: Some(Arc::new(self.svid(path))), trust: self.trust() })
+        Ok(X509Material::new(vec![Arc::new(self.svid(path))], vec![self.bundle()]))
     }
 
     /// A workload of this trust domain.
     pub(crate) fn workload(self: &Arc<Self>, path: &str) -> Stand {
         let (x509, x509_rotating) = Rotating::new(self.material(path));
-        let (jwt, jwt_rotating) = Rotating::new(Ok(JwtTrust::new(self.keys())));
+        let (jwt, jwt_rotating) = Rotating::new(Ok(JwtTrust::new(self.keys()).into()));
         let fetches = Arc::new(AtomicUsize::new(0));
         let fetch = Arc::new(Mint { authority: Arc::clone(self), fetches: Arc::clone(&fetches) });
         let workload = Workload::assemble(x509_rotating, jwt_rotating, fetch).unwrap();

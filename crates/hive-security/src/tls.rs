@@ -1,10 +1,16 @@
 //! TLS between workloads, with X.509-SVIDs on both sides.
 //!
 //! A config is made once and stays current: the SVID and the bundles are read at every handshake. Only TLS 1.3
-//! is spoken, and sessions are never resumed, for a resumed session would skip the check of the certificate
-//! after its authority was removed from the bundle.
+//! is spoken unless [`Versions`] says otherwise, and sessions are never resumed, for a resumed session would
+//! skip the check of the certificate after its authority was removed from the bundle.
+//!
+//! [`accept`] and [`connect`] are TLS over any stream, for protocols that bring no layers of their own.
+
+mod streams;
 
 use std::sync::Arc;
+
+pub use self::streams::{accept, connect};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
@@ -14,25 +20,45 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
-    PeerIncompatible, ServerConfig, SignatureScheme,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::spiffe::trust::Usage;
 use crate::{Error, IdPattern, Refusal, Workload};
 
+/// Which versions of TLS are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Versions {
+    /// TLS 1.3 only, as everywhere in this crate.
+    Tls13,
+    /// Also TLS 1.2, for peers that have nothing newer. It is weaker: certificates, and so SPIFFE IDs, travel
+    /// in the clear. The extended master secret (RFC 7627) is required.
+    DangerTls12Too,
+}
+
 /// TLS for a server.
 ///
 /// It asks for the client's X.509-SVID and verifies the one that is sent; it does not insist, so that a caller
 /// without one can be told so in the protocol spoken above (see [`serve`](crate::serve)).
 pub fn server_config(workload: &Workload) -> Result<Arc<ServerConfig>, Error> {
+    server_config_for(workload, Versions::Tls13)
+}
+
+/// TLS of these versions for a server; else as [`server_config`].
+pub fn server_config_for(
+    workload: &Workload,
+    versions: Versions,
+) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(versions.of_rustls())
         .map_err(Error::tls)?
         .with_client_cert_verifier(Arc::new(Verifier { workload: workload.clone(), server: None }))
         .with_cert_resolver(Arc::new(CurrentSvid(workload.clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.require_ems = true;
     Ok(Arc::new(config))
 }
 
@@ -40,8 +66,17 @@ pub fn server_config(workload: &Workload) -> Result<Arc<ServerConfig>, Error> {
 ///
 /// The name in the address is not looked at: a server is known by its SPIFFE ID.
 pub fn client_config(workload: &Workload, server: IdPattern) -> Result<Arc<ClientConfig>, Error> {
+    client_config_for(workload, server, Versions::Tls13)
+}
+
+/// TLS of these versions for a client; else as [`client_config`].
+pub fn client_config_for(
+    workload: &Workload,
+    server: IdPattern,
+    versions: Versions,
+) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(versions.of_rustls())
         .map_err(Error::tls)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier {
@@ -50,9 +85,23 @@ pub fn client_config(workload: &Workload, server: IdPattern) -> Result<Arc<Clien
         }))
         .with_client_cert_resolver(Arc::new(CurrentSvid(workload.clone())));
     config.resumption = Resumption::disabled();
+    config.require_ems = true;
     // SVIDs do not depend on the name that was dialled, so there is no need to send it in the clear.
     config.enable_sni = false;
     Ok(Arc::new(config))
+}
+
+static TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+static TLS13_AND_12: [&SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS13, &rustls::version::TLS12];
+
+impl Versions {
+    fn of_rustls(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::Tls13 => &TLS13,
+            Self::DangerTls12Too => &TLS13_AND_12,
+        }
+    }
 }
 
 /// The one cryptography, named wherever it is needed: a process-wide default could be anyone's.
@@ -148,11 +197,11 @@ impl ServerCertVerifier for Verifier {
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(only_tls13())
+        verify_tls12_handshake(message, leaf, signature)
     }
 
     fn verify_tls13_signature(
@@ -190,11 +239,11 @@ impl ClientCertVerifier for Verifier {
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(only_tls13())
+        verify_tls12_handshake(message, leaf, signature)
     }
 
     fn verify_tls13_signature(
@@ -211,6 +260,17 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// Called only where [`Versions`] let both sides agree on TLS 1.2.
+fn verify_tls12_handshake(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let algorithms =
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    rustls::crypto::verify_tls12_signature(message, leaf, signature, &algorithms)
+}
+
 fn verify_handshake(
     message: &[u8],
     leaf: &CertificateDer<'_>,
@@ -225,10 +285,6 @@ fn supported_schemes() -> Vec<SignatureScheme> {
     rustls::crypto::aws_lc_rs::default_provider()
         .signature_verification_algorithms
         .supported_schemes()
-}
-
-fn only_tls13() -> rustls::Error {
-    PeerIncompatible::Tls12NotOfferedOrEnabled.into()
 }
 
 fn refused(refusal: Refusal) -> rustls::Error {

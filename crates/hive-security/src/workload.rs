@@ -1,7 +1,10 @@
 //! The one entry point: who this workload is.
 
+mod config;
+mod endpoint;
+
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::sync::CancellationToken;
@@ -10,20 +13,14 @@ use crate::rotating::Rotating;
 use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
 use crate::spiffe::jwt::{Fetch, JwtSvids};
 use crate::spiffe::pattern::IdPattern;
-use crate::spiffe::source::{self, JwtState, Streams, X509State};
+use crate::spiffe::source::{self, JwtBundles, JwtState, Streams, X509Material, X509State};
 use crate::spiffe::svid::{JwtSvid, X509Svid};
 use crate::spiffe::trust::Usage;
 use crate::spiffe::verify::VerifiedJwt;
 use crate::{Envelope, Error, Refusal, sign};
 
-/// Where this workload's identity comes from.
-#[derive(Clone, Debug)]
-pub struct WorkloadConfig {
-    /// The Workload API's address as in `SPIFFE_ENDPOINT_SOCKET`: `unix:///…`.
-    pub endpoint: String,
-    /// How long to wait for the first identity: an entry may be younger than the process it names.
-    pub attach_deadline: Duration,
-}
+pub use config::{WorkloadConfig, WrongSetting};
+pub use endpoint::Endpoint;
 
 /// This workload: its SVIDs, and the bundles by which it knows others. Cheap to clone.
 ///
@@ -48,6 +45,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Upkeep {
     streams: Streams,
+    workload: Workload,
 }
 
 impl Workload {
@@ -58,7 +56,8 @@ impl Workload {
     pub async fn attach(config: WorkloadConfig) -> Result<(Self, Upkeep), Error> {
         let attached = source::attach(&config).await?;
         let workload = Self::assemble(attached.x509, attached.jwt, attached.fetch)?;
-        Ok((workload, Upkeep { streams: attached.streams }))
+        let upkeep = Upkeep { streams: attached.streams, workload: workload.clone() };
+        Ok((workload, upkeep))
     }
 
     /// A workload from what changes under it; its trust domain stays.
@@ -82,14 +81,34 @@ impl Workload {
         self.inner.trust_domain.clone()
     }
 
-    /// The current X.509-SVID; an error once it was withdrawn, or has expired without being replaced.
+    /// Everything that the Workload API says about X.509: all X.509-SVIDs with their hints, and the bundles of this
+    /// trust domain and of those it federates with.
+    ///
+    /// A value is one message of the Workload API, whole: SVIDs and bundles that belong together. It is an error
+    /// while the identity is withdrawn.
+    pub fn x509(&self) -> Rotating<Result<X509Material, Error>> {
+        self.inner.x509.subscribe()
+    }
+
+    /// The JWT bundles of this trust domain and of those it federates with; an error while they are withdrawn.
+    pub fn jwt_bundles(&self) -> Rotating<Result<JwtBundles, Error>> {
+        self.inner.jwt.subscribe()
+    }
+
+    /// The current X.509-SVID that the operator marked with `hint`; see [`x509_svid`](Self::x509_svid).
+    pub fn x509_svid_by_hint(&self, hint: &str) -> Result<Arc<X509Svid>, Error> {
+        let unknown = || Error::UnknownHint { hint: hint.chars().take(200).collect() };
+        current(&self.inner.x509, |material| material.svid_by_hint(hint).ok_or_else(unknown))
+    }
+
+    /// The current default X.509-SVID, the first that the Workload API names; an error once it was withdrawn, or has expired without being replaced.
     pub fn x509_svid(&self) -> Result<Arc<X509Svid>, Error> {
         current_svid(&self.inner.x509)
     }
 
     /// A JWT-SVID for `audience`, and for nobody else.
     ///
-    /// It is fetched once for all who ask, refreshed in the background past half of its life, and kept while
+    /// It is fetched once for all who ask, refreshed in the background between 50 and 70 % of its life, and kept while
     /// the Workload API is out of reach, until it expires.
     pub async fn jwt_svid(&self, audience: &Audience) -> Result<Arc<JwtSvid>, Error> {
         let spiffe_id = self.spiffe_id()?;
@@ -99,10 +118,10 @@ impl Workload {
     /// Verifies a JWT-SVID that someone presented as meant for `audience`.
     ///
     /// `exp` and `nbf` are held against this machine's clock with a leeway of 30 seconds. A token that was
-    /// verified is believed for 60 seconds, or until it expires or a JWT bundle changes, whichever is first.
+    /// verified is believed until it expires or a JWT bundle changes, whichever is first.
     pub fn verify_jwt(&self, token: &str, audience: &Audience) -> Result<VerifiedJwt, Refusal> {
         match &*self.inner.jwt.current() {
-            Ok(trust) => trust.verify(token, audience, SystemTime::now()),
+            Ok(bundles) => bundles.trust.verify(token, audience, SystemTime::now()),
             Err(error) => Err(Refusal::no_trust(error)),
         }
     }
@@ -145,18 +164,26 @@ impl Upkeep {
     /// Follows the Workload API until `stop`. The material of that moment then serves for draining, until it
     /// expires.
     pub async fn run(self, stop: CancellationToken) {
-        self.streams.run(stop).await;
+        let workload = &self.workload;
+        let jwt_svids = workload.inner.jwt_svids.keep_ahead(|| workload.spiffe_id().ok());
+        tokio::select! {
+            () = self.streams.run(stop) => {}
+            () = jwt_svids => {}
+        }
     }
 }
 
 fn current_svid(x509: &Rotating<X509State>) -> Result<Arc<X509Svid>, Error> {
+    let none = || Error::Withdrawn { reason: "it sent bundles and no X.509-SVID".to_owned() };
+    current(x509, |material| material.svids().first().ok_or_else(none))
+}
+
+fn current(
+    x509: &Rotating<X509State>,
+    choose: impl FnOnce(&X509Material) -> Result<&Arc<X509Svid>, Error>,
+) -> Result<Arc<X509Svid>, Error> {
     let current = x509.current();
-    let material = current.as_ref().as_ref().map_err(Error::clone)?;
-    let Some(svid) = &material.svid else {
-        return Err(Error::Withdrawn {
-            reason: "it sent bundles and no SVID that is still good".to_owned(),
-        });
-    };
+    let svid = choose(current.as_ref().as_ref().map_err(Error::clone)?)?;
     if svid.expires_at() <= SystemTime::now() {
         return Err(Error::Expired { spiffe_id: svid.spiffe_id().to_string() });
     }

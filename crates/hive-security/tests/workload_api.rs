@@ -55,7 +55,7 @@ fn this_process() -> Entry {
 
 async fn attach(endpoint: &str, deadline_s: u64) -> Result<(Workload, Upkeep), Error> {
     let attach_deadline = Duration::from_secs(deadline_s);
-    Workload::attach(WorkloadConfig { endpoint: endpoint.to_owned(), attach_deadline }).await
+    Workload::attach(WorkloadConfig::new(endpoint, attach_deadline)).await
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -63,8 +63,7 @@ pub enum Error {
 
 /// Works until `stop`, then withdraws what is running and reports it.
 pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Result<(), Error> {
-    let attach =
-        WorkloadConfig { endpoint: config.spiffe_socket.clone(), attach_deadline: ATTACH_PATIENCE };
+    let attach = WorkloadConfig::new(config.spiffe_socket.clone(), ATTACH_PATIENCE);
     let (workload, upkeep) = Workload::attach(attach).await.map_err(Error::Identity)?;
     let identity = workload.spiffe_id().map_err(Error::Identity)?;
     // Identity is needed to the very end: outcomes are signed, and leases given back, while everything else stops.

@@ -1,7 +1,7 @@
 //! Which identities a process has: the rules, as one pure function over facts and entries.
 //!
 //! 1. An entry with a process is exclusive: its process has the identities of such entries and no others.
-//! 2. Other entries match by user and executable.
+//! 2. Other entries match by user, group and executable.
 //! 3. Among those, the operator's entries are for people. They are refused to a registered service's descendants, and
 //!    to everything that hangs from the supervisor without being registered; the latter are also where a service ends
 //!    up that left its parent, if the supervisor is the reaper of its descendants. Allowed are what does not
@@ -11,6 +11,8 @@
 use std::path::{Path, PathBuf};
 
 use hive_security::SpiffeId;
+
+use super::entries::Terms;
 
 /// A process and no other: numbers are used again, start times within a number are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,20 +27,41 @@ pub(super) struct ProcessKey {
 pub(super) struct ProcessFacts {
     pub(super) key: ProcessKey,
     pub(super) uid: u32,
+    pub(super) gid: u32,
     /// None if it may not be read.
     pub(super) executable: Option<PathBuf>,
+    /// Of the executable. None if it may not be read, or if no entry asks for it.
+    pub(super) sha256: Option<Sha256>,
     /// The parent first. None if they kept changing.
     pub(super) ancestors: Option<Vec<ProcessKey>>,
+}
+
+/// The SHA-256 of a file.
+pub(super) type Sha256 = [u8; 32];
+
+/// Who a process is, and on which terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) spiffe_id: SpiffeId,
+    pub(super) terms: Terms,
 }
 
 /// An entry whose process, if it has one, still runs.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    pub(super) spiffe_id: SpiffeId,
+    pub(super) identity: Identity,
     pub(super) process: Option<ProcessKey>,
-    pub(super) uid: Option<u32>,
-    pub(super) path: Option<PathBuf>,
+    pub(super) demands: Demands,
     pub(super) for_operator: bool,
+}
+
+/// What must hold besides being the process, if any is named. All of it must.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Demands {
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) path: Option<PathBuf>,
+    pub(super) sha256: Option<Sha256>,
 }
 
 /// Everything that a decision rests on, besides the facts.
@@ -54,9 +77,9 @@ pub(super) struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// These; possibly none.
-    Identities(Vec<SpiffeId>),
+    Identities(Vec<Identity>),
     /// It may be about to be registered. If it is not, these.
-    Wait(Vec<SpiffeId>),
+    Wait(Vec<Identity>),
 }
 
 /// Where a process stands in the tree.
@@ -86,21 +109,38 @@ pub(super) fn decide(facts: &ProcessFacts, rules: &Rules) -> Decision {
     }
 }
 
-impl Rule {
-    /// Whether user and executable are as demanded.
-    fn fits(&self, facts: &ProcessFacts) -> bool {
-        let path_fits = |path: &PathBuf| facts.executable.as_deref() == Some(Path::new(path));
-        self.uid.is_none_or(|uid| uid == facts.uid) && self.path.as_ref().is_none_or(path_fits)
+impl Rules {
+    /// Whether anyone asks for the hash of an executable: it is not free.
+    pub(super) fn ask_for_sha256(&self) -> bool {
+        self.rules.iter().any(|rule| rule.demands.sha256.is_some())
     }
 }
 
-/// Each identity once, in the order of the entries.
-fn identities<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<SpiffeId> {
-    let mut found: Vec<SpiffeId> = Vec::new();
+impl Rule {
+    /// Whether user, group and executable are as demanded.
+    fn fits(&self, facts: &ProcessFacts) -> bool {
+        let Demands { uid, gid, path, sha256 } = &self.demands;
+        let path_fits = |path: &PathBuf| facts.executable.as_deref() == Some(Path::new(path));
+        uid.is_none_or(|uid| uid == facts.uid)
+            && gid.is_none_or(|gid| gid == facts.gid)
+            && path.as_ref().is_none_or(path_fits)
+            && sha256.is_none_or(|sha256| facts.sha256 == Some(sha256))
+    }
+}
+
+/// Each identity once, in the order of the entries; the first one is the default. A hint belongs to the first that has
+/// it, because it is unique within an answer (Workload API standard, section 5.2.1); the later one goes without.
+fn identities<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<Identity> {
+    let mut found: Vec<Identity> = Vec::new();
     for rule in rules {
-        if !found.contains(&rule.spiffe_id) {
-            found.push(rule.spiffe_id.clone());
+        if found.iter().any(|known| known.spiffe_id == rule.identity.spiffe_id) {
+            continue;
         }
+        let mut identity = rule.identity.clone();
+        if found.iter().any(|known| known.terms.hint == identity.terms.hint) {
+            identity.terms.hint.clear();
+        }
+        found.push(identity);
     }
     found
 }
@@ -141,15 +181,20 @@ mod tests {
         SpiffeId::parse(&format!("spiffe://dev.hive.internal/{name}")).expect("a good ID")
     }
 
+    fn identity(name: &str) -> Identity {
+        Identity { spiffe_id: id(name), terms: Terms::default() }
+    }
+
     fn rule(name: &str) -> Rule {
-        Rule { spiffe_id: id(name), process: None, uid: None, path: None, for_operator: false }
+        let demands = Demands::default();
+        Rule { identity: identity(name), process: None, demands, for_operator: false }
     }
 
     /// A service, an operator's root, the operator's entry, below a supervisor that a shell started.
     fn rules() -> Rules {
         let service = Rule { process: Some(SERVICE), ..rule("service") };
-        let operator =
-            Rule { uid: Some(0), path: Some(HIVE.into()), for_operator: true, ..rule("operator") };
+        let demands = Demands { uid: Some(0), path: Some(HIVE.into()), ..Demands::default() };
+        let operator = Rule { demands, for_operator: true, ..rule("operator") };
         Rules {
             rules: vec![service, operator],
             operator_roots: vec![ROOT],
@@ -161,13 +206,15 @@ mod tests {
         ProcessFacts {
             key: process,
             uid: 0,
+            gid: 0,
             executable: Some(HIVE.into()),
+            sha256: None,
             ancestors: Some(ancestors.to_vec()),
         }
     }
 
     fn is(names: &[&str]) -> Decision {
-        Decision::Identities(names.iter().map(|name| id(name)).collect())
+        Decision::Identities(names.iter().map(|name| identity(name)).collect())
     }
 
     #[test]
@@ -220,9 +267,43 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_selector_holds_only_for_its_own_fact() {
+        let facts = ProcessFacts { uid: 7, gid: 8, sha256: Some([9; 32]), ..facts(key(50), &[]) };
+        let all =
+            Demands { uid: Some(7), gid: Some(8), path: Some(HIVE.into()), sha256: Some([9; 32]) };
+        let table = [
+            ("all", all.clone(), true),
+            ("another user", Demands { uid: Some(8), ..all.clone() }, false),
+            ("another group", Demands { gid: Some(7), ..all.clone() }, false),
+            ("another path", Demands { path: Some("/opt/hiv".into()), ..all.clone() }, false),
+            ("another binary", Demands { sha256: Some([8; 32]), ..all.clone() }, false),
+            ("only the group", Demands { gid: Some(8), ..Demands::default() }, true),
+            ("only the binary", Demands { sha256: Some([9; 32]), ..Demands::default() }, true),
+        ];
+        for (what, demands, fits) in table {
+            assert_eq!(Rule { demands, ..rule("a") }.fits(&facts), fits, "{what}");
+        }
+        let unread = ProcessFacts { sha256: None, ..facts };
+        assert!(!Rule { demands: all, ..rule("a") }.fits(&unread), "a binary nobody could read");
+    }
+
+    #[test]
+    fn a_hint_is_given_once_in_an_answer() {
+        let hinted = |name: &str, hint: &str| {
+            let mut rule = Rule { process: Some(SERVICE), ..rule(name) };
+            rule.identity.terms.hint = hint.to_owned();
+            rule
+        };
+        let rules = [hinted("a", "in"), hinted("b", "in"), hinted("c", "out"), hinted("d", "")];
+        let found = identities(rules.iter());
+        let hints: Vec<&str> = found.iter().map(|one| one.terms.hint.as_str()).collect();
+        assert_eq!(hints, ["in", "", "out", ""]);
+    }
+
+    #[test]
     fn the_entry_of_a_process_is_exclusive_even_where_it_does_not_fit() {
         let mut rules = rules();
-        rules.rules[0].uid = Some(1000);
+        rules.rules[0].demands.uid = Some(1000);
         rules.rules.push(rule("anyone"));
         assert_eq!(decide(&facts(SERVICE, &[SUPERVISOR]), &rules), is(&[]));
         assert_eq!(decide(&facts(key(50), &[SHELL]), &rules), is(&["operator", "anyone"]));
@@ -248,6 +329,6 @@ mod tests {
         let mut rules = rules();
         rules.rules.push(rule("anyone"));
         let child = facts(key(50), &[SUPERVISOR]);
-        assert_eq!(decide(&child, &rules), Decision::Wait(vec![id("anyone")]));
+        assert_eq!(decide(&child, &rules), Decision::Wait(vec![identity("anyone")]));
     }
 }

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hive_security::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::jwt::unix_seconds;
+use super::jwt::{coordinates, unix_seconds};
+use super::rotation::Named;
 
 /// How far `notBefore` lies in the past: clocks in one machine agree, containers' may not quite.
 const BACKDATED: Duration = Duration::from_secs(10);
@@ -18,6 +22,8 @@ const BACKDATED: Duration = Duration::from_secs(10);
 pub(super) struct X509Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Vec<u8>,
+    /// Its subject key identifier.
+    id: String,
     not_after: SystemTime,
 }
 
@@ -43,7 +49,16 @@ impl X509Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.der().to_vec();
-        Ok(Self { issuer: Issuer::new(params, key), certificate, not_after: now + ttl })
+        let hex = |id: Vec<u8>| id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex(params.key_identifier(&key));
+        Ok(Self { issuer: Issuer::new(params, key), certificate, id, not_after: now + ttl })
+    }
+
+    /// As it stands in a bundle document: the certificate, and no `kid` (X509-SVID standard, section 6.1).
+    pub(super) fn jwk(&self) -> Value {
+        let (x, y) = coordinates(self.issuer.key().public_key_raw());
+        let x5c = [STANDARD.encode(&self.certificate)];
+        json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "use": "x509-svid", "x5c": x5c })
     }
 
     /// DER.
@@ -74,6 +89,12 @@ impl X509Authority {
         let secret = Zeroizing::new(key.serialize_der());
         key.zeroize();
         Ok(X509Document { certificate, key: secret, not_after })
+    }
+}
+
+impl Named for X509Authority {
+    fn id(&self) -> &str {
+        &self.id
     }
 }
 

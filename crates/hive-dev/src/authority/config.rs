@@ -31,8 +31,43 @@ pub struct AuthorityConfig {
     pub authority_ttl: Duration,
     /// How long a new signing key is published before it signs anything, so that no verifier meets it unprepared.
     pub publish_ahead: Duration,
+    /// Where the Workload API listens besides the socket, for clients that know `tcp:` endpoints only. Loopback only,
+    /// off by default. Who connects is found by the kernel's table of connections; a process whose open files the
+    /// authority may not list has no identity there.
+    pub tcp_listen: Option<SocketAddr>,
+    /// A SPIFFE bundle endpoint, if there shall be one.
+    pub bundle_endpoint: Option<BundleEndpoint>,
     /// The process whose children are registered one by one, if there is one: see [`crate::authority`].
     pub supervisor: Option<u32>,
+}
+
+/// A server from which other trust domains fetch this one's bundle (federation standard, section 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleEndpoint {
+    /// Where it listens; loopback only. Port 0 chooses a free one.
+    pub listen: SocketAddr,
+    /// How its clients know it.
+    pub profile: BundleProfile,
+}
+
+/// How the clients of a bundle endpoint know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BundleProfile {
+    /// `https_spiffe`: by an X.509-SVID with this path.
+    HttpsSpiffe {
+        /// The path of the SPIFFE ID: `/…`.
+        spiffe_path: String,
+    },
+    /// `https_web`: by the name `localhost` or a loopback address, and a certificate of
+    /// [`Authority::web_authority_pem`](super::Authority::web_authority_pem).
+    HttpsWeb,
+}
+
+impl BundleEndpoint {
+    /// On a free port of loopback.
+    pub fn new(profile: BundleProfile) -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), profile }
+    }
 }
 
 impl AuthorityConfig {
@@ -47,6 +82,8 @@ impl AuthorityConfig {
             jwt_ttl: Duration::from_secs(5 * 60),
             authority_ttl: 7 * 24 * HOUR,
             publish_ahead: Duration::from_secs(1),
+            tcp_listen: None,
+            bundle_endpoint: None,
             supervisor: None,
         }
     }

@@ -148,9 +148,9 @@ fn answer(authority: &Authority, line: &[u8]) -> Answer {
 fn carry_out(authority: &Authority, order: Order) -> Result<Done, Error> {
     match order {
         Order::Operator(Operator { uid, path, spiffe_path }) => {
-            let selectors = vec![Selector::Uid(uid), Selector::Path(path)];
+            let selectors = [Selector::Uid(uid), Selector::Path(path)];
             let spiffe_id = authority.spiffe_id(&spiffe_path)?;
-            let entry = authority.add_operator_entry(Entry { spiffe_path, selectors })?;
+            let entry = authority.add_operator_entry(Entry::new(spiffe_path, selectors))?;
             Ok(Done::Entry { entry: entry.0, spiffe_id })
         }
         Order::OperatorRoot(OperatorRoot { pid }) => {

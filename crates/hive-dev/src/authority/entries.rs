@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use hive_security::SpiffeId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Error;
-use super::attest::{ProcessKey, Rule, Rules};
+use super::attest::{Demands, Identity, ProcessKey, Rule, Rules, Sha256};
 use super::process::Process;
 
 /// Each entry of a process holds two descriptors; the usual limit of a process is 1024.
 const ENTRIES_MAX: usize = 300;
+const HINT_BYTES_MAX: usize = 1_024;
 
 /// Identifies an entry, to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,29 +23,72 @@ pub struct EntryId(pub(super) u64);
 
 /// Says which process has which identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// The path of the SPIFFE ID: `/ns/…`.
     pub spiffe_path: String,
     /// What the process must be. All must hold, and there must be at least one.
     pub selectors: Vec<Selector>,
+    /// What comes with the identity. Can be changed later.
+    pub terms: Terms,
+}
+
+/// What comes with an identity, besides its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Tells the workload what this identity is for; at most 1024 bytes. Of two identities of one workload with the
+    /// same hint, the earlier entry's has it and the other goes without: a hint is unique within an answer.
+    pub hint: String,
+    /// How long a JWT-SVID lives, if not [`AuthorityConfig::jwt_ttl`](super::AuthorityConfig::jwt_ttl).
+    pub jwt_ttl: Option<Duration>,
+    /// How long an X.509-SVID lives, if not [`AuthorityConfig::x509_ttl`](super::AuthorityConfig::x509_ttl).
+    pub x509_ttl: Option<Duration>,
 }
 
 /// What an entry demands of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selector {
+    /// Its effective group when it connected.
+    Gid(u32),
     /// The path of its executable.
     Path(PathBuf),
     /// It is this very process. Such an entry is exclusive: the process has no identity by other selectors.
     Pid(u32),
+    /// The SHA-256 of its executable, in hexadecimal digits.
+    Sha256(String),
     /// Its effective user when it connected.
     Uid(u32),
 }
 
 impl Entry {
+    /// The identity at `spiffe_path` for the processes that every one of `selectors` fits.
+    pub fn new(
+        spiffe_path: impl Into<String>,
+        selectors: impl IntoIterator<Item = Selector>,
+    ) -> Self {
+        let selectors = selectors.into_iter().collect();
+        Self { spiffe_path: spiffe_path.into(), selectors, terms: Terms::default() }
+    }
+
     /// The identity at `spiffe_path` for the process that has this number now, and for no other.
     pub fn of_process(spiffe_path: impl Into<String>, pid: u32) -> Self {
-        Self { spiffe_path: spiffe_path.into(), selectors: vec![Selector::Pid(pid)] }
+        Self::new(spiffe_path, [Selector::Pid(pid)])
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hinted(mut self, hint: impl Into<String>) -> Self {
+        self.terms.hint = hint.into();
+        self
+    }
+}
+
+impl Terms {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        // Workload API standard, section 5.2.1.
+        let length = self.hint.len();
+        if length > HINT_BYTES_MAX { Err(Error::Hint { length }) } else { Ok(()) }
     }
 }
 
@@ -84,12 +128,14 @@ impl Entries {
 
     pub(super) fn add(
         self: &Arc<Self>,
-        spiffe_id: SpiffeId,
+        identity: Identity,
         selectors: impl IntoIterator<Item = Selector>,
         for_operator: bool,
     ) -> Result<EntryId, Error> {
-        let (mut rule, process) = resolve(spiffe_id, selectors)?;
-        rule.for_operator = for_operator;
+        identity.terms.check()?;
+        let (process, demands) = resolve(selectors)?;
+        let key = process.as_ref().map(Process::key);
+        let rule = Rule { identity, process: key, demands, for_operator };
         let mut state = self.state();
         if state.rows.len() >= ENTRIES_MAX {
             return Err(Error::Full);
@@ -102,6 +148,17 @@ impl Entries {
         drop(state);
         self.announce();
         Ok(id)
+    }
+
+    /// Changes what comes with the identity; false if there is no such entry.
+    pub(super) fn change(&self, id: EntryId, terms: Terms) -> Result<bool, Error> {
+        terms.check()?;
+        let mut state = self.state();
+        let Some(row) = state.rows.get_mut(&id) else { return Ok(false) };
+        row.rule.identity.terms = terms;
+        drop(state);
+        self.announce();
+        Ok(true)
     }
 
     pub(super) fn remove(&self, id: EntryId) -> bool {
@@ -176,17 +233,18 @@ impl Entries {
     }
 }
 
-/// Turns selectors into a rule. An entry that demands nothing, or two different things of one kind, is a mistake.
+/// Turns selectors into demands. An entry that demands nothing, or two different things of one kind, is a mistake.
 fn resolve(
-    spiffe_id: SpiffeId,
     selectors: impl IntoIterator<Item = Selector>,
-) -> Result<(Rule, Option<Process>), Error> {
-    let (mut pid, mut uid, mut path) = (None, None, None);
+) -> Result<(Option<Process>, Demands), Error> {
+    let (mut pid, mut demands) = (None, Demands::default());
     for selector in selectors {
         let twice = match selector {
-            Selector::Path(value) => path.replace(value).is_some(),
+            Selector::Gid(value) => demands.gid.replace(value).is_some(),
+            Selector::Path(value) => demands.path.replace(resolved(value)?).is_some(),
             Selector::Pid(value) => pid.replace(value).is_some(),
-            Selector::Uid(value) => uid.replace(value).is_some(),
+            Selector::Sha256(digits) => demands.sha256.replace(parse_sha256(&digits)?).is_some(),
+            Selector::Uid(value) => demands.uid.replace(value).is_some(),
         };
         if twice {
             return Err(Error::Selectors {
@@ -194,14 +252,24 @@ fn resolve(
             });
         }
     }
-    if (&pid, &uid, &path) == (&None, &None, &None) {
+    if pid.is_none() && demands == Demands::default() {
         return Err(Error::Selectors { reason: "it has none and would match every process" });
     }
     let open = |pid| Process::open(pid).map_err(|source| Error::NoProcess { pid, source });
-    let process = pid.map(open).transpose()?;
-    let path = path.map(resolved).transpose()?;
-    let key = process.as_ref().map(Process::key);
-    Ok((Rule { spiffe_id, process: key, uid, path, for_operator: false }, process))
+    Ok((pid.map(open).transpose()?, demands))
+}
+
+fn parse_sha256(digits: &str) -> Result<Sha256, Error> {
+    let refused = || Error::Selectors { reason: "a SHA-256 has exactly 64 hexadecimal digits" };
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(refused());
+    }
+    let mut hash = Sha256::default();
+    for (index, byte) in hash.iter_mut().enumerate() {
+        let pair = &digits[2 * index..2 * index + 2];
+        *byte = u8::from_str_radix(pair, 16).map_err(|_| refused())?;
+    }
+    Ok(hash)
 }
 
 /// The kernel names executables by their real paths.
@@ -212,11 +280,12 @@ fn resolved(path: PathBuf) -> Result<PathBuf, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hive_security::SpiffeId;
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
-    fn id() -> SpiffeId {
-        SpiffeId::parse("spiffe://dev.hive.internal/a").expect("a good ID")
+    fn id() -> Identity {
+        let spiffe_id = SpiffeId::parse("spiffe://dev.hive.internal/a").expect("a good ID");
+        Identity { spiffe_id, terms: Terms::default() }
     }
 
     fn table() -> Arc<Entries> {
@@ -227,7 +296,9 @@ mod tests {
     async fn an_entry_that_demands_nothing_or_the_impossible_is_refused() {
         let entries = table();
         let (one, two) = (Selector::Uid(1), Selector::Uid(2));
-        for selectors in [vec![], vec![one, two]] {
+        let (short, odd) = ("ab".to_owned(), "g".repeat(64));
+        let bad_hashes = [short, odd].map(|digits| vec![Selector::Sha256(digits)]);
+        for selectors in [vec![], vec![one, two]].into_iter().chain(bad_hashes) {
             assert!(matches!(entries.add(id(), selectors, false), Err(Error::Selectors { .. })));
         }
         let nobody = [Selector::Pid(0)];
@@ -258,6 +329,20 @@ mod tests {
             entries.add(id(), [Selector::Uid(1)], false).expect("there is room");
         }
         assert!(matches!(entries.add(id(), [Selector::Uid(1)], false), Err(Error::Full)));
+    }
+
+    #[tokio::test]
+    async fn a_hint_of_more_than_1024_bytes_is_refused() {
+        let entries = table();
+        let terms = |length| Terms { hint: "h".repeat(length), ..Terms::default() };
+        let long = Identity { terms: terms(1_025), ..id() };
+        let refused = entries.add(long, [Selector::Uid(1)], false);
+        assert!(matches!(refused, Err(Error::Hint { length: 1_025 })));
+        let fits = Identity { terms: terms(1_024), ..id() };
+        let entry = entries.add(fits, [Selector::Uid(1)], false).expect("it fits");
+        assert!(matches!(entries.change(entry, terms(1_025)), Err(Error::Hint { .. })));
+        assert!(matches!(entries.change(entry, Terms::default()), Ok(true)));
+        assert!(matches!(entries.change(EntryId(99), Terms::default()), Ok(false)));
     }
 
     #[tokio::test]

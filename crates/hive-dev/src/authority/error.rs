@@ -10,6 +10,12 @@ use crate::witness;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A bundle of another trust domain cannot be taken over.
+    #[error("the bundle is refused: {reason}")]
+    Bundle {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The control stream broke.
     #[error("the control stream broke; the authority stops with it")]
     Control {
@@ -22,9 +28,15 @@ pub enum Error {
     /// Too many entries.
     #[error("the table of entries is full: remove entries that are no longer needed")]
     Full,
-    /// The address for the keys could not be taken.
-    #[error("cannot serve keys at {address}: choose a free loopback port, or port 0")]
-    Keys {
+    /// A hint is too long.
+    #[error("a hint has {length} bytes, and at most 1024 are allowed: choose a shorter one")]
+    Hint {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// An address could not be listened at.
+    #[error("cannot listen at {address}: choose a free loopback port, or port 0")]
+    Listen {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -60,8 +72,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// Keys are for this machine only.
-    #[error("keys are served on loopback only, and {0} is not: use 127.0.0.1 or ::1")]
+    /// A development authority is for this machine only.
+    #[error("the authority serves on loopback only, and {0} is not: use 127.0.0.1 or ::1")]
     NotLoopback(SocketAddr),
     /// Something that is no socket is in the way.
     #[error("{path} exists and is not a socket: choose another path")]
@@ -107,6 +119,12 @@ pub enum Error {
         /// Its length in bytes.
         length: usize,
     },
+    /// A signing key cannot take this step.
+    #[error("the signing key cannot take this step: {reason}")]
+    Step {
+        /// What must hold.
+        reason: &'static str,
+    },
     /// The witness did not hear of a secret, which is therefore not issued.
     #[error("a secret was not issued, because the witness could not be told")]
     Witness(#[from] witness::Error),
@@ -114,6 +132,12 @@ pub enum Error {
 
 impl From<rcgen::Error> for Error {
     fn from(error: rcgen::Error) -> Self {
+        Self::Signing { reason: error.to_string() }
+    }
+}
+
+impl From<rustls::Error> for Error {
+    fn from(error: rustls::Error) -> Self {
         Self::Signing { reason: error.to_string() }
     }
 }

@@ -5,18 +5,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
-    UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::jwk::{self, PublicKey};
+use super::rotation::Named;
+
 /// Longer tokens are refused before anything is decoded.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// How many keys a token is tried against.
+const CANDIDATES_MAX: usize = 16;
 
 /// An ES256 key with its name.
 pub(super) struct JwtAuthority {
@@ -54,8 +56,10 @@ pub(super) enum Invalid {
     Claims,
     #[error("it is not valid yet")]
     NotYet,
-    #[error("no key of this trust domain made its signature")]
+    #[error("no key of its trust domain made its signature")]
     Signature,
+    #[error("its subject is no workload of a trust domain whose keys are known here")]
+    TrustDomain,
 }
 
 impl JwtAuthority {
@@ -94,18 +98,20 @@ impl JwtAuthority {
         };
         json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "use": purpose, "alg": "ES256" })
     }
+}
 
-    fn verifies(&self, signed: &str, signature: &[u8]) -> bool {
-        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref());
-        key.verify(signed.as_bytes(), signature).is_ok()
+impl Named for JwtAuthority {
+    fn id(&self) -> &str {
+        &self.kid
     }
 }
 
-/// The claims of `token`, if one of `authorities` signed it for `audience` and it is valid now.
-pub(super) fn validate<'a>(
+/// The claims of `token`, if it is for `audience`, valid now, and signed by one of the keys of its subject's trust
+/// domain, which `keys_of` names; None means that the trust domain is unknown.
+pub(super) fn validate(
     token: &str,
     audience: &str,
-    authorities: impl IntoIterator<Item = &'a JwtAuthority>,
+    keys_of: impl FnOnce(&str) -> Option<Vec<PublicKey>>,
     now: SystemTime,
 ) -> Result<Map<String, Value>, Invalid> {
     let (signed, signature) = split(token)?;
@@ -113,14 +119,16 @@ pub(super) fn validate<'a>(
     let header: Header = decode_json(header).ok_or(Invalid::Form)?;
     header.check()?;
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Invalid::Form)?;
+    let claims: Map<String, Value> = decode_json(claims).ok_or(Invalid::Claims)?;
+    // Nothing in here is believed yet: the subject only says whose keys to try.
+    let subject = claims.get("sub").and_then(Value::as_str).ok_or(Invalid::Claims)?;
+    let keys = keys_of(subject).ok_or(Invalid::TrustDomain)?;
     // A token without `kid` is tried against every key; there are never more than a few.
-    let candidate =
-        |authority: &&JwtAuthority| header.kid.as_ref().is_none_or(|kid| *kid == authority.kid);
-    let mut candidates = authorities.into_iter().filter(candidate);
-    if !candidates.any(|authority| authority.verifies(signed, &signature)) {
+    let named = |key: &&PublicKey| header.kid.as_deref().is_none_or(|kid| kid == key.kid());
+    let mut candidates = keys.iter().filter(named).take(CANDIDATES_MAX);
+    if !candidates.any(|key| key.verifies(&header.alg, signed.as_bytes(), &signature)) {
         return Err(Invalid::Signature);
     }
-    let claims: Map<String, Value> = decode_json(claims).ok_or(Invalid::Claims)?;
     check_claims(&claims, audience, now)?;
     Ok(claims)
 }
@@ -142,7 +150,7 @@ struct Header {
 impl Header {
     fn check(&self) -> Result<(), Invalid> {
         let typ_is_fine = matches!(self.typ.as_deref(), None | Some("JOSE" | "JWT"));
-        if self.alg == "ES256" && typ_is_fine { Ok(()) } else { Err(Invalid::Form) }
+        if jwk::is_algorithm(&self.alg) && typ_is_fine { Ok(()) } else { Err(Invalid::Form) }
     }
 }
 
@@ -194,7 +202,7 @@ fn thumbprint(public: &[u8]) -> String {
 }
 
 /// The point is uncompressed: 0x04, then x and y.
-fn coordinates(public: &[u8]) -> (String, String) {
+pub(super) fn coordinates(public: &[u8]) -> (String, String) {
     let (x, y) = public[1..].split_at(public.len() / 2);
     (encode(x), encode(y))
 }
@@ -222,6 +230,13 @@ mod tests {
         JwtAuthority::new(at(0), Duration::from_secs(100_000)).expect("a key")
     }
 
+    /// What is known of the only trust domain: these keys.
+    fn keys(authorities: &[&JwtAuthority]) -> impl FnOnce(&str) -> Option<Vec<PublicKey>> {
+        let keys = authorities.iter().map(|one| PublicKey::parse(&one.jwk(Use::Spiffe)));
+        let keys = keys.map(|key| key.expect("a key")).collect();
+        |subject: &str| (subject == SUBJECT).then_some(keys)
+    }
+
     fn token(authority: &JwtAuthority) -> String {
         let audience = ["vault".to_owned(), "registry".to_owned()];
         let wanted = Wanted {
@@ -247,13 +262,19 @@ mod tests {
         let authority = authority();
         let token = token(&authority);
         for audience in ["vault", "registry"] {
-            let claims = validate(&token, audience, [&authority], at(1_299)).expect("valid");
+            let claims = validate(&token, audience, keys(&[&authority]), at(1_299)).expect("valid");
             assert_eq!(claims["sub"], SUBJECT);
             assert_eq!(claims["iss"], "http://127.0.0.1:1");
         }
-        assert_eq!(validate(&token, "other", [&authority], at(1_000)), Err(Invalid::Audience));
-        assert_eq!(validate(&token, "vault", [&authority], at(1_300)), Err(Invalid::Expired));
-        assert_eq!(validate(&token, "vault", [], at(1_000)), Err(Invalid::Signature));
+        assert_eq!(
+            validate(&token, "other", keys(&[&authority]), at(1_000)),
+            Err(Invalid::Audience)
+        );
+        assert_eq!(
+            validate(&token, "vault", keys(&[&authority]), at(1_300)),
+            Err(Invalid::Expired)
+        );
+        assert_eq!(validate(&token, "vault", keys(&[]), at(1_000)), Err(Invalid::Signature));
     }
 
     #[test]
@@ -265,11 +286,11 @@ mod tests {
             let changed = if parts[part].starts_with('A') { "B" } else { "A" };
             parts[part].replace_range(0..1, changed);
             assert!(
-                validate(&parts.join("."), "vault", [&authority], at(1_000)).is_err(),
+                validate(&parts.join("."), "vault", keys(&[&authority]), at(1_000)).is_err(),
                 "{part}"
             );
         }
-        assert_eq!(validate("a.b", "vault", [&authority], at(1_000)), Err(Invalid::Form));
+        assert_eq!(validate("a.b", "vault", keys(&[&authority]), at(1_000)), Err(Invalid::Form));
     }
 
     #[test]
@@ -277,6 +298,8 @@ mod tests {
         let authority = authority();
         let good = json!({ "sub": SUBJECT, "aud": "vault", "exp": 2_000 });
         let es256 = json!({ "alg": "ES256" });
+        let other = json!({ "sub": "spiffe://elsewhere/a", "aud": "vault", "exp": 2_000 });
+        let early = json!({ "sub": SUBJECT, "aud": ["vault"], "exp": 2_000, "nbf": 1_500 });
         let table = [
             (es256.clone(), good.clone(), Ok(())),
             (json!({ "alg": "ES256", "typ": "JOSE" }), good.clone(), Ok(())),
@@ -287,11 +310,13 @@ mod tests {
             (json!({ "alg": "ES256", "kid": "another" }), good, Err(Invalid::Signature)),
             (es256.clone(), json!({ "sub": SUBJECT, "aud": "vault" }), Err(Invalid::Claims)),
             (es256.clone(), json!({ "sub": SUBJECT, "exp": 2_000 }), Err(Invalid::Claims)),
-            (es256, json!({ "aud": ["vault"], "exp": 2_000, "nbf": 1_500 }), Err(Invalid::NotYet)),
+            (es256.clone(), json!({ "aud": "vault", "exp": 2_000 }), Err(Invalid::Claims)),
+            (es256.clone(), other, Err(Invalid::TrustDomain)),
+            (es256, early, Err(Invalid::NotYet)),
         ];
         for (header, claims, expected) in table {
             let token = forged(&authority, &header, &claims);
-            let found = validate(&token, "vault", [&authority], at(1_000)).map(|_| ());
+            let found = validate(&token, "vault", keys(&[&authority]), at(1_000)).map(|_| ());
             assert_eq!(found, expected, "{header} {claims}");
         }
     }

@@ -3,35 +3,42 @@
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use hive_security::SpiffeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::issuer::Issuer;
-use super::jwt::Use;
+use super::attest::Identity;
+use super::issuer::{Issuer, Validity};
+use super::malformed::Spoil;
 use super::process::Watch;
 use super::socket::Caller;
+use super::weather::{Condition, Method};
 use super::wire;
-use super::workload_api::{Shared, caller, no_identity, not_issued};
+use super::workload_api::{Shared, caller, no_identity, not_issued, stopping};
+
+/// A stream never speaks more often of its own accord, whatever its documents say.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// What a streaming method returns.
 pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What a stream says, and what makes it speak again.
 pub(super) trait Subject: Send + 'static {
-    type Message: Send + 'static;
+    type Message: Spoil + Send + 'static;
+
+    const METHOD: Method;
 
     fn changes(issuer: &Issuer) -> watch::Receiver<u64>;
 
     /// The full state, and when it must be said anew at the latest.
     fn message(
         shared: &Shared,
-        identities: &[SpiffeId],
+        identities: &[Identity],
+        validity: Validity,
     ) -> impl Future<Output = Result<(Self::Message, Option<Instant>), Status>> + Send;
 }
 
@@ -42,43 +49,53 @@ pub(super) struct JwtBundles;
 impl Subject for X509Svids {
     type Message = wire::X509svidResponse;
 
+    const METHOD: Method = Method::FetchX509Svid;
+
     fn changes(issuer: &Issuer) -> watch::Receiver<u64> {
         issuer.x509_changes()
     }
 
     async fn message(
         shared: &Shared,
-        identities: &[SpiffeId],
+        identities: &[Identity],
+        validity: Validity,
     ) -> Result<(Self::Message, Option<Instant>), Status> {
         let (mut svids, mut ends) = (Vec::with_capacity(identities.len()), Vec::new());
-        for id in identities {
-            let document = shared.issuer.x509_svid(id).await.map_err(|error| not_issued(&error))?;
+        for identity in identities {
+            let document = shared.issuer.x509_svid(identity, validity).await;
+            let document = document.map_err(|error| not_issued(&error))?;
             ends.push(document.not_after);
             svids.push(wire::X509svid {
-                spiffe_id: id.to_string(),
+                spiffe_id: identity.spiffe_id.to_string(),
                 x509_svid: document.certificate,
                 x509_svid_key: document.key.to_vec(),
                 bundle: shared.issuer.x509_bundle(),
-                hint: String::new(),
+                hint: identity.terms.hint.clone(),
             });
         }
-        let refresh_at = ends.into_iter().min().map(half_life);
-        Ok((wire::X509svidResponse { svids, ..Default::default() }, refresh_at))
+        let now = shared.issuer.clock.now();
+        let refresh_at = ends.into_iter().min().map(|end| half_life(now, end));
+        let federated_bundles = shared.issuer.federation.x509_bundles();
+        // Nothing is revoked by certificate: what is revoked is no longer in the bundle.
+        Ok((wire::X509svidResponse { svids, crl: Vec::new(), federated_bundles }, refresh_at))
     }
 }
 
 impl Subject for X509Bundles {
     type Message = wire::X509BundlesResponse;
 
+    const METHOD: Method = Method::FetchX509Bundles;
+
     fn changes(issuer: &Issuer) -> watch::Receiver<u64> {
         issuer.x509_changes()
     }
 
     async fn message(
         shared: &Shared,
-        _: &[SpiffeId],
+        _: &[Identity],
+        _: Validity,
     ) -> Result<(Self::Message, Option<Instant>), Status> {
-        let bundles = [(shared.trust_domain_id(), shared.issuer.x509_bundle())].into();
+        let bundles = shared.issuer.x509_bundles();
         Ok((wire::X509BundlesResponse { crl: Vec::new(), bundles }, None))
     }
 }
@@ -86,16 +103,18 @@ impl Subject for X509Bundles {
 impl Subject for JwtBundles {
     type Message = wire::JwtBundlesResponse;
 
+    const METHOD: Method = Method::FetchJwtBundles;
+
     fn changes(issuer: &Issuer) -> watch::Receiver<u64> {
         issuer.jwt_changes()
     }
 
     async fn message(
         shared: &Shared,
-        _: &[SpiffeId],
+        _: &[Identity],
+        _: Validity,
     ) -> Result<(Self::Message, Option<Instant>), Status> {
-        let keys = shared.issuer.jwks(Use::Spiffe).to_string().into_bytes();
-        Ok((wire::JwtBundlesResponse { bundles: [(shared.trust_domain_id(), keys)].into() }, None))
+        Ok((wire::JwtBundlesResponse { bundles: shared.issuer.jwt_bundles() }, None))
     }
 }
 
@@ -104,12 +123,19 @@ pub(super) struct Live<S> {
     shared: Arc<Shared>,
     caller: Caller,
     ended: Option<Watch>,
-    identities: Vec<SpiffeId>,
-    entries: watch::Receiver<u64>,
-    keys: watch::Receiver<u64>,
+    identities: Vec<Identity>,
+    news: News,
     refresh_at: Option<Instant>,
     progress: Progress,
     subject: PhantomData<S>,
+}
+
+/// Whatever may give a stream something to say.
+struct News {
+    entries: watch::Receiver<u64>,
+    federation: watch::Receiver<u64>,
+    keys: watch::Receiver<u64>,
+    weather: watch::Receiver<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,7 +152,12 @@ impl<S: Subject> Live<S> {
     ) -> Result<Response<Messages<S::Message>>, Status> {
         let caller = caller(request)?;
         // Subscribed before the first look, so that no change falls in between.
-        let (entries, keys) = (shared.entries.changes(), S::changes(&shared.issuer));
+        let news = News {
+            entries: shared.entries.changes(),
+            federation: shared.issuer.federation.changes(),
+            keys: S::changes(&shared.issuer),
+            weather: shared.weather.spoken.subscribe(),
+        };
         let identities = shared.attest(&caller).await?;
         let watch = caller.process.as_ref().map(|process| process.watch()).transpose();
         let ended = watch.map_err(|_| Status::unavailable("too many open streams; try again"))?;
@@ -135,8 +166,7 @@ impl<S: Subject> Live<S> {
             caller,
             ended,
             identities,
-            entries,
-            keys,
+            news,
             refresh_at: None,
             progress: Progress::New,
             subject: PhantomData,
@@ -157,8 +187,18 @@ impl<S: Subject> Live<S> {
         if self.progress == Progress::Said {
             self.wait_for_news().await?;
         }
-        let (message, refresh_at) = S::message(&self.shared, &self.identities).await?;
+        let condition =
+            self.shared.weather.meet(S::METHOD, &self.caller, &self.shared.stop).await?;
+        if condition == Condition::Late {
+            self.identities = self.shared.attest_again(&self.caller).await?;
+        }
+        let validity = condition.validity();
+        let (mut message, refresh_at) =
+            S::message(&self.shared, &self.identities, validity).await?;
         self.refresh_at = refresh_at;
+        if let Condition::Malformed(how) = condition {
+            message.spoil(how);
+        }
         Ok(message)
     }
 
@@ -166,15 +206,15 @@ impl<S: Subject> Live<S> {
     async fn wait_for_news(&mut self) -> Result<(), Status> {
         loop {
             let due = tokio::select! {
-                () = self.shared.stop.cancelled() => {
-                    return Err(Status::unavailable("the development authority is stopping"));
-                }
+                () = self.shared.stop.cancelled() => return Err(stopping()),
                 () = process_ended(self.ended.as_ref()) => return Err(no_identity()),
                 () = reached(self.refresh_at) => true,
-                _ = self.keys.changed() => true,
-                _ = self.entries.changed() => false,
+                _ = self.news.federation.changed() => true,
+                _ = self.news.keys.changed() => true,
+                _ = self.news.weather.changed() => true,
+                _ = self.news.entries.changed() => false,
             };
-            let identities = self.shared.attest_again(&self.caller)?;
+            let identities = self.shared.attest_again(&self.caller).await?;
             let changed = identities != self.identities;
             self.identities = identities;
             if due || changed {
@@ -198,9 +238,9 @@ async fn reached(instant: Option<Instant>) {
     }
 }
 
-fn half_life(not_after: SystemTime) -> Instant {
-    let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
-    Instant::now() + left / 2
+fn half_life(now: SystemTime, not_after: SystemTime) -> Instant {
+    let left = not_after.duration_since(now).unwrap_or_default();
+    Instant::now() + (left / 2).max(PAUSE_MIN)
 }
 
 #[cfg(test)]
@@ -208,11 +248,10 @@ mod tests {
     use super::*;
     use crate::authority::entries::Entries;
     use crate::authority::process::Process;
-    use crate::authority::{AuthorityConfig, Selector};
+    use crate::authority::{AuthorityConfig, Selector, Terms};
     use futures_util::{StreamExt, poll};
-    use hive_security::TrustDomain;
+    use hive_security::{SpiffeId, TrustDomain};
     use std::process::{Child, Command, Stdio};
-    use std::time::Duration;
     use tokio_util::sync::CancellationToken;
 
     /// A child of this process, which is its supervisor, as if it had connected.
@@ -222,6 +261,11 @@ mod tests {
         caller: Caller,
     }
 
+    fn identity(name: &str) -> Identity {
+        let id = SpiffeId::parse(&format!("spiffe://dev.hive.internal/{name}"));
+        Identity { spiffe_id: id.expect("a good ID"), terms: Terms::default() }
+    }
+
     impl World {
         fn new() -> Self {
             let config = AuthorityConfig::new("/unused");
@@ -229,21 +273,22 @@ mod tests {
             let issuer = Issuer::new(&config, domain, "http://127.0.0.1:1".to_owned());
             let issuer = Arc::new(issuer.expect("good settings"));
             let entries = Arc::new(Entries::new(Some(std::process::id())).expect("we run"));
-            let shared = Arc::new(Shared { issuer, entries, stop: CancellationToken::new() });
+            let shared = Arc::new(Shared::new(issuer, entries, CancellationToken::new()));
             let child = Command::new("cat")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .spawn()
                 .expect("cat");
             let process = Some(Process::open(child.id()).expect("it runs"));
-            Self { shared, child, caller: Caller { process, uid: 0 } }
+            let caller = Caller { process, uid: 0, gid: 0, hang_up: CancellationToken::new() };
+            Self { shared, child, caller }
         }
 
-        fn register(&self) -> Vec<SpiffeId> {
-            let id = SpiffeId::parse("spiffe://dev.hive.internal/child").expect("a good ID");
+        fn register(&self) -> Vec<Identity> {
+            let identity = identity("child");
             let selectors = [Selector::Pid(self.child.id())];
-            self.shared.entries.add(id.clone(), selectors, false).expect("it runs");
-            vec![id]
+            self.shared.entries.add(identity.clone(), selectors, false).expect("it runs");
+            vec![identity]
         }
 
         async fn stream(&self) -> Messages<wire::JwtBundlesResponse> {
@@ -284,8 +329,11 @@ mod tests {
     async fn a_stream_ends_with_the_process_that_opened_it() {
         let mut world = World::new();
         // By user, so that no entry goes with the process: somebody else may still hold its connection.
-        let id = SpiffeId::parse("spiffe://dev.hive.internal/anyone").expect("a good ID");
-        world.shared.entries.add(id, [Selector::Uid(0)], false).expect("there is room");
+        world
+            .shared
+            .entries
+            .add(identity("anyone"), [Selector::Uid(0)], false)
+            .expect("there is room");
         world.shared.entries.add_operator_root(world.child.id()).expect("it runs");
         let mut stream = world.stream().await;
         assert!(stream.next().await.expect("the state").is_ok());

@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::attest::{ProcessFacts, ProcessKey};
+use super::hashes::{FileKey, Hashes};
 
 /// The kernel's own bound on nesting is far lower; a chain read while it changes could loop.
 const ANCESTORS_MAX: usize = 1_024;
@@ -59,11 +60,22 @@ impl Process {
     }
 
     /// What there is to know of it, if it still runs.
-    pub(super) fn facts(&self, uid: u32) -> Option<ProcessFacts> {
-        let executable = fs::read_link(format!("/proc/{}/exe", self.key.pid)).ok();
+    /// Hashes its executable only if there is somewhere to keep the hash; that takes a moment.
+    pub(super) fn facts(
+        &self,
+        (uid, gid): (u32, u32),
+        hashes: Option<&Hashes>,
+    ) -> Option<ProcessFacts> {
+        let link = format!("/proc/{}/exe", self.key.pid);
+        let sha256 = hashes.and_then(|hashes| hashes.of(&link));
+        let executable = fs::read_link(&link).ok();
+        // The process may have become another program in between: then the hash is not this one's.
+        let sha256 = sha256.filter(|(file, _)| FileKey::at(&link).as_ref() == Some(file));
         let ancestors = ancestors(self.key);
+        let sha256 = sha256.map(|(_, sha256)| sha256);
         // Read first, checked afterwards: only then is the answer about this process.
-        self.is_running().then_some(ProcessFacts { key: self.key, uid, executable, ancestors })
+        let facts = ProcessFacts { key: self.key, uid, gid, executable, sha256, ancestors };
+        self.is_running().then_some(facts)
     }
 }
 
@@ -143,7 +155,7 @@ mod tests {
     #[test]
     fn this_process_knows_itself_and_its_parent() {
         let this = Process::open(std::process::id()).expect("it runs");
-        let facts = this.facts(0).expect("it still runs");
+        let facts = this.facts((0, 0), None).expect("it still runs");
         assert_eq!(facts.executable, std::env::current_exe().ok());
         let parent = facts.ancestors.expect("they do not change").first().map(|key| key.pid);
         assert_eq!(parent, Some(std::os::unix::process::parent_id()));
@@ -155,11 +167,11 @@ mod tests {
             Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat");
         let process = Process::open(child.id()).expect("it runs");
         let watch = process.watch().expect("it can be watched");
-        assert!(process.is_running() && process.facts(0).is_some());
+        assert!(process.is_running() && process.facts((0, 0), None).is_some());
         drop(child.stdin.take());
         let end = tokio::time::timeout(std::time::Duration::from_secs(10), watch.ended());
         end.await.expect("it ends");
-        assert!(!process.is_running() && process.facts(0).is_none());
+        assert!(!process.is_running() && process.facts((0, 0), None).is_none());
         assert!(Process::open(child.id()).is_err());
         child.wait().expect("it is reaped");
     }

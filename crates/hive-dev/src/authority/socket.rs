@@ -1,4 +1,4 @@
-//! The Unix socket of the Workload API: taking it, giving it back, and who is at the other end of a connection.
+//! The sockets of the Workload API: taking one, giving it back, and who is at the other end of a connection.
 //!
 //! The socket can be connected to by every user (mode 0666): who gets an identity is decided by attestation, as in
 //! SPIRE. Its directory limits who can reach it; one that does not exist is created with mode 0711.
@@ -17,6 +17,7 @@ use futures_util::stream::unfold;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::process::Process;
@@ -65,21 +66,54 @@ impl Drop for SocketFile {
     }
 }
 
+/// How many connections are open at most, on all sockets together.
+pub(super) fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(CONNECTIONS_MAX))
+}
+
+/// A socket of any kind, and a way to know who connects to it.
+pub(super) trait Door: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Looks at once at the process that connected: the sooner, the less its number can have been used again.
+    fn caller(&self, stream: &Self::Stream) -> impl Future<Output = Option<Caller>> + Send;
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+
+    async fn caller(&self, stream: &UnixStream) -> Option<Caller> {
+        let credentials = stream.peer_cred().ok()?;
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+        let process = pid.and_then(|pid| Process::open(pid).ok());
+        Some(Caller::new(process, credentials.uid(), credentials.gid()))
+    }
+}
+
 /// Connections, for as long as they are wanted. An error of one accept is not the end of the server.
-pub(super) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Connection>> {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    unfold((listener, room), |(listener, room)| async {
+pub(super) fn connections<D: Door + Sync>(
+    door: D,
+    room: Arc<Semaphore>,
+) -> impl Stream<Item = io::Result<Connection<D::Stream>>> {
+    unfold((door, room), |(door, room)| async {
         // Waiting here leaves the rest in the kernel's backlog, which refuses what it cannot hold.
         let permit = Arc::clone(&room).acquire_owned().await.ok()?;
-        let stream = accept(&listener).await;
-        Some((Ok(Connection::new(stream, permit)), (listener, room)))
+        let stream = accept(&door).await;
+        let caller = door.caller(&stream).await;
+        Some((Ok(Connection::new(stream, caller, permit)), (door, room)))
     })
 }
 
-async fn accept(listener: &UnixListener) -> UnixStream {
+async fn accept<D: Door>(door: &D) -> D::Stream {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
+        match door.accept().await {
+            Ok(stream) => return stream,
             Err(error) => {
                 tracing::warn!(%error, "a workload could not connect");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -94,27 +128,34 @@ pub(super) struct Caller {
     /// None if it has ended, or cannot be seen from here.
     pub(super) process: Option<Process>,
     pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Breaks the connection.
+    pub(super) hang_up: CancellationToken,
 }
 
-/// One workload's connection.
-pub(super) struct Connection {
-    stream: UnixStream,
-    caller: Option<Caller>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    /// Looks at once at the process that connected: the sooner, the less its number can have been used again.
-    fn new(stream: UnixStream, room: OwnedSemaphorePermit) -> Self {
-        let caller = stream.peer_cred().ok().map(|credentials| {
-            let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
-            Caller { process: pid.and_then(|pid| Process::open(pid).ok()), uid: credentials.uid() }
-        });
-        Self { stream, caller, _room: room }
+impl Caller {
+    pub(super) fn new(process: Option<Process>, uid: u32, gid: u32) -> Self {
+        Self { process, uid, gid, hang_up: CancellationToken::new() }
     }
 }
 
-impl Connected for Connection {
+/// One workload's connection.
+pub(super) struct Connection<S> {
+    stream: S,
+    caller: Option<Caller>,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<S> Connection<S> {
+    fn new(stream: S, caller: Option<Caller>, room: OwnedSemaphorePermit) -> Self {
+        let hang_up = caller.as_ref().map(|caller| caller.hang_up.clone()).unwrap_or_default();
+        let hung_up = Box::pin(hang_up.cancelled_owned());
+        Self { stream, caller, hung_up, _room: room }
+    }
+}
+
+impl<S> Connected for Connection<S> {
     type ConnectInfo = Option<Caller>;
 
     fn connect_info(&self) -> Option<Caller> {
@@ -122,17 +163,21 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A server always waits to read, so this is where it learns of it.
+        if self.hung_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

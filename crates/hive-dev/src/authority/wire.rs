@@ -12,6 +12,9 @@ use std::fmt;
 
 tonic::include_proto!("_");
 
+/// What server reflection tells of the service.
+pub(super) const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("workload");
+
 // These carry secrets, so their `Debug` says only whose they are.
 
 impl fmt::Debug for X509svid {

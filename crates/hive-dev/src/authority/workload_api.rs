@@ -10,14 +10,19 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
 
 use super::Error;
-use super::attest::{Decision, decide};
+use super::attest::{Decision, Identity, decide};
 use super::entries::Entries;
+use super::hashes::Hashes;
 use super::issuer::{Issuer, member};
 use super::live::{JwtBundles, Live, Messages, X509Bundles, X509Svids};
+use super::malformed::Spoil;
 use super::socket::Caller;
+use super::weather::{Condition, Method, Weather};
 use super::wire::{self, spiffe_workload_api_server as server};
 
 /// A child's first call and its registration race; the loser is waited for.
@@ -26,21 +31,19 @@ pub(super) const REGISTRATION_DEADLINE: Duration = Duration::from_secs(2);
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 const AUDIENCES_MAX: usize = 32;
 
-/// The service, behind the check of its security header.
-pub(super) type Service = InterceptedService<
-    server::SpiffeWorkloadApiServer<WorkloadApi>,
-    fn(Request<()>) -> Result<Request<()>, Status>,
->;
-
-pub(super) fn service(
-    issuer: Arc<Issuer>,
-    entries: Arc<Entries>,
-    stop: CancellationToken,
-) -> Service {
-    let api = WorkloadApi(Arc::new(Shared { issuer, entries, stop }));
-    let service =
-        server::SpiffeWorkloadApiServer::new(api).max_decoding_message_size(REQUEST_BYTES_MAX);
-    InterceptedService::new(service, require_header)
+/// The Workload API behind the check of its security header, and beside it server reflection, which needs neither
+/// header nor identity. Whatever else is asked for is not implemented.
+pub(super) fn server(shared: Arc<Shared>) -> Router {
+    let service = server::SpiffeWorkloadApiServer::new(WorkloadApi(shared))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+    };
+    Server::builder()
+        .add_service(InterceptedService::new(service, require_header))
+        .add_service(reflection().build_v1().expect("the descriptors are the compiler's"))
+        .add_service(reflection().build_v1alpha().expect("the descriptors are the compiler's"))
 }
 
 /// Workload Endpoint standard, section 3: a request that a tricked HTTP client could have sent is no request.
@@ -58,7 +61,9 @@ pub(super) struct WorkloadApi(Arc<Shared>);
 pub(super) struct Shared {
     pub(super) issuer: Arc<Issuer>,
     pub(super) entries: Arc<Entries>,
+    pub(super) weather: Weather,
     pub(super) stop: CancellationToken,
+    hashes: Arc<Hashes>,
 }
 
 #[tonic::async_trait]
@@ -95,22 +100,16 @@ impl server::SpiffeWorkloadApi for WorkloadApi {
         let caller = caller(&request)?;
         let wire::JwtsvidRequest { audience, spiffe_id } = request.into_inner();
         check_audience(&audience)?;
-        let mut identities = self.0.attest(&caller).await?;
+        let (mut identities, condition) = self.0.greet(Method::FetchJwtSvid, &caller).await?;
         if !spiffe_id.is_empty() {
             let wanted = self.0.parse(&spiffe_id)?;
-            identities.retain(|identity| *identity == wanted);
+            identities.retain(|identity| identity.spiffe_id == wanted);
         }
-        if identities.is_empty() {
-            return Err(no_identity());
+        let mut answer = self.0.jwt_svids(&known(identities)?, &audience, condition).await?;
+        if let Condition::Malformed(how) = condition {
+            answer.spoil(how);
         }
-        let mut svids = Vec::with_capacity(identities.len());
-        for id in &identities {
-            let token =
-                self.0.issuer.jwt_svid(id, &audience).await.map_err(|error| not_issued(&error))?;
-            let svid = token.expose_secret().to_owned();
-            svids.push(wire::Jwtsvid { spiffe_id: id.to_string(), svid, hint: String::new() });
-        }
-        Ok(Response::new(wire::JwtsvidResponse { svids }))
+        Ok(Response::new(answer))
     }
 
     async fn validate_jwtsvid(
@@ -122,44 +121,97 @@ impl server::SpiffeWorkloadApi for WorkloadApi {
         if audience.is_empty() || svid.is_empty() {
             return Err(Status::invalid_argument("both an audience and a JWT-SVID are needed"));
         }
-        self.0.attest(&caller).await?;
+        let (_, condition) = self.0.greet(Method::ValidateJwtSvid, &caller).await?;
         let (id, claims) = self.0.issuer.validate(&svid, &audience).map_err(|reason| {
             Status::invalid_argument(format!("the JWT-SVID is not valid: {reason}"))
         })?;
         let claims = Some(to_struct(claims));
-        Ok(Response::new(wire::ValidateJwtsvidResponse { spiffe_id: id.to_string(), claims }))
+        let mut answer = wire::ValidateJwtsvidResponse { spiffe_id: id.to_string(), claims };
+        if let Condition::Malformed(how) = condition {
+            answer.spoil(how);
+        }
+        Ok(Response::new(answer))
     }
 }
 
 impl Shared {
+    pub(super) fn new(issuer: Arc<Issuer>, entries: Arc<Entries>, stop: CancellationToken) -> Self {
+        let weather = Weather::new(issuer.clock.clone());
+        Self { issuer, entries, weather, stop, hashes: Arc::default() }
+    }
+
+    /// Who is calling a method that answers once, and what the answer shall be.
+    async fn greet(
+        &self,
+        method: Method,
+        caller: &Caller,
+    ) -> Result<(Vec<Identity>, Condition), Status> {
+        let identities = self.attest(caller).await?;
+        let condition = self.weather.meet(method, caller, &self.stop).await?;
+        if condition == Condition::Late {
+            return Ok((self.attest_again(caller).await?, condition));
+        }
+        Ok((identities, condition))
+    }
+
+    async fn jwt_svids(
+        &self,
+        identities: &[Identity],
+        audience: &[String],
+        condition: Condition,
+    ) -> Result<wire::JwtsvidResponse, Status> {
+        let mut svids = Vec::with_capacity(identities.len());
+        for identity in identities {
+            let token = self.issuer.jwt_svid(identity, audience, condition.validity()).await;
+            let token = token.map_err(|error| not_issued(&error))?;
+            svids.push(wire::Jwtsvid {
+                spiffe_id: identity.spiffe_id.to_string(),
+                svid: token.expose_secret().to_owned(),
+                hint: identity.terms.hint.clone(),
+            });
+        }
+        Ok(wire::JwtsvidResponse { svids })
+    }
+
     /// Who is calling. Waits a moment for a registration that may be under way.
-    pub(super) async fn attest(&self, caller: &Caller) -> Result<Vec<SpiffeId>, Status> {
+    pub(super) async fn attest(&self, caller: &Caller) -> Result<Vec<Identity>, Status> {
         let deadline = Instant::now() + REGISTRATION_DEADLINE;
         let mut changes = self.entries.changes();
         loop {
-            match self.decide(caller)? {
+            if self.stop.is_cancelled() {
+                return Err(stopping());
+            }
+            let otherwise = match self.decide(caller).await? {
                 Decision::Identities(identities) => return known(identities),
-                Decision::Wait(otherwise) => {
-                    let change = tokio::time::timeout_at(deadline, changes.changed()).await;
-                    if change.is_err() {
-                        return known(otherwise);
-                    }
-                }
+                Decision::Wait(otherwise) => otherwise,
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return known(otherwise),
+                () = self.stop.cancelled() => {}
+                _ = changes.changed() => {}
             }
         }
     }
 
     /// Who is calling, as far as is known now.
-    pub(super) fn attest_again(&self, caller: &Caller) -> Result<Vec<SpiffeId>, Status> {
-        match self.decide(caller)? {
+    pub(super) async fn attest_again(&self, caller: &Caller) -> Result<Vec<Identity>, Status> {
+        match self.decide(caller).await? {
             Decision::Identities(identities) | Decision::Wait(identities) => known(identities),
         }
     }
 
-    fn decide(&self, caller: &Caller) -> Result<Decision, Status> {
+    async fn decide(&self, caller: &Caller) -> Result<Decision, Status> {
         let process = caller.process.as_ref().ok_or_else(no_identity)?;
-        let facts = process.facts(caller.uid).ok_or_else(no_identity)?;
-        Ok(decide(&facts, &self.entries.rules()))
+        let (rules, ids) = (self.entries.rules(), (caller.uid, caller.gid));
+        let facts = if rules.ask_for_sha256() {
+            // Reading a whole executable takes a moment: the runtime has others to serve.
+            let (process, hashes) = (process.clone(), Arc::clone(&self.hashes));
+            let facts = tokio::task::spawn_blocking(move || process.facts(ids, Some(&hashes)));
+            facts.await.ok().flatten()
+        } else {
+            process.facts(ids, None)
+        };
+        Ok(decide(&facts.ok_or_else(no_identity)?, &rules))
     }
 
     /// An ID that names nobody of this trust domain is refused like an identity of someone else.
@@ -168,23 +220,23 @@ impl Shared {
             .map_err(|_| Status::invalid_argument("`spiffe_id` is not a SPIFFE ID"))?;
         member(&self.issuer.trust_domain, id).ok_or_else(no_identity)
     }
-
-    pub(super) fn trust_domain_id(&self) -> String {
-        format!("spiffe://{}", self.issuer.trust_domain)
-    }
 }
 
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     request.extensions().get::<Option<Caller>>().cloned().flatten().ok_or_else(no_identity)
 }
 
-fn known(identities: Vec<SpiffeId>) -> Result<Vec<SpiffeId>, Status> {
+fn known(identities: Vec<Identity>) -> Result<Vec<Identity>, Status> {
     if identities.is_empty() { Err(no_identity()) } else { Ok(identities) }
 }
 
 /// The words are SPIRE's: clients compare them.
 pub(super) fn no_identity() -> Status {
     Status::permission_denied("no identity issued")
+}
+
+pub(super) fn stopping() -> Status {
+    Status::unavailable("the development authority is stopping")
 }
 
 /// The caller can do nothing about it but try again; the cause is for the log.

@@ -1,12 +1,13 @@
 //! Who is who: real processes ask the development authority.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use hive_dev::authority::{Entry, Selector};
 use spiffe::WorkloadApiClient;
 
 use crate::authority::{Place, in_time, until};
+use crate::authority_entries::sha256;
 
 /// Asks for an identity in a process of its own: this test binary again, told where to ask.
 struct Asker(Child);
@@ -16,7 +17,12 @@ const ASKER_ENDPOINT: &str = "HIVE_DEV_TEST_ASKER_ENDPOINT";
 impl Asker {
     /// It asks once standard input ends, so that a test can register it first, or ask through a shell.
     fn start(endpoint: &str) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        Self::start_as(&std::env::current_exe().expect("this binary"), endpoint)
+    }
+
+    /// From another file with the same program in it.
+    fn start_as(binary: &Path, endpoint: &str) -> Self {
+        let mut command = Command::new(binary);
         command.args(ASKER_ARGUMENTS);
         Self::spawn(command, endpoint)
     }
@@ -28,6 +34,11 @@ impl Asker {
 
     fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Whether it has become the program at `binary` by now.
+    fn runs(&self, binary: &Path) -> bool {
+        std::fs::read_link(format!("/proc/{}/exe", self.pid())).is_ok_and(|found| found == binary)
     }
 
     /// Lets it ask; the ID that it got, or the refusal.
@@ -85,7 +96,7 @@ async fn a_process_is_known_by_user_and_executable() {
     let me = rustix::process::geteuid().as_raw();
     let selectors =
         vec![Selector::Uid(me), Selector::Path(std::env::current_exe().expect("this binary"))];
-    let entry = Entry { spiffe_path: "/ns/test/sa/tool".to_owned(), selectors };
+    let entry = Entry::new("/ns/test/sa/tool", selectors);
     let entry = place.authority.add_entry(entry).expect("a good entry");
     assert_eq!(
         Asker::start(&place.authority.endpoint()).answer().await,
@@ -93,18 +104,51 @@ async fn a_process_is_known_by_user_and_executable() {
     );
     place.authority.remove_entry(entry);
     let selectors = vec![Selector::Uid(me), Selector::Path(PathBuf::from("/bin/sh"))];
-    place
-        .authority
-        .add_entry(Entry { spiffe_path: "/a".to_owned(), selectors })
-        .expect("a good entry");
+    place.authority.add_entry(Entry::new("/a", selectors)).expect("a good entry");
     assert!(Asker::start(&place.authority.endpoint()).answer().await.starts_with("refused"));
+}
+
+#[tokio::test]
+async fn a_process_is_known_by_its_group_and_by_what_its_binary_holds() {
+    let place = Place::empty(|_| {}).await;
+    let group = rustix::process::getegid().as_raw();
+    // The same program with a byte more at its end: it runs as before, and has another hash.
+    let binary = std::env::current_exe().expect("this binary");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let other = directory.path().join("other");
+    std::fs::copy(&binary, &other).expect("copied");
+    let file = std::fs::OpenOptions::new().append(true).open(&other);
+    std::io::Write::write_all(&mut file.expect("it is ours"), b"!").expect("written");
+    for (name, selectors) in [
+        ("/one", vec![Selector::Sha256(sha256(&binary)), Selector::Gid(group)]),
+        ("/other", vec![Selector::Sha256(sha256(&other)), Selector::Path(other.clone())]),
+        ("/never", vec![Selector::Sha256(sha256(&other)), Selector::Path(binary.clone())]),
+        ("/nor", vec![Selector::Sha256(sha256(&binary)), Selector::Gid(group + 1)]),
+    ] {
+        place.authority.add_entry(Entry::new(name, selectors)).expect("a good entry");
+    }
+    let endpoint = place.authority.endpoint();
+    let (one, another) = (Asker::start(&endpoint), Asker::start_as(&other, &endpoint));
+    assert_eq!(one.answer().await, place.id("/one"));
+    assert_eq!(another.answer().await, place.id("/other"));
+    // A deleted binary is still the one that runs, but no longer at its path.
+    let gone = Asker::start_as(&other, &endpoint);
+    until(async || gone.runs(&other)).await;
+    std::fs::remove_file(&other).expect("removed");
+    let by_hash = Entry::new("/deleted", [Selector::Sha256(sha256_of_process(gone.pid()))]);
+    place.authority.add_entry(by_hash).expect("a good entry");
+    assert_eq!(gone.answer().await, place.id("/deleted"));
+}
+
+fn sha256_of_process(pid: u32) -> String {
+    sha256(Path::new(&format!("/proc/{pid}/exe")))
 }
 
 /// This process as supervisor, with an operator's entry for this binary.
 async fn supervised() -> Place {
     let place = Place::empty(|config| config.supervisor = Some(std::process::id())).await;
     let selectors = vec![Selector::Path(std::env::current_exe().expect("this binary"))];
-    let operator = Entry { spiffe_path: "/ns/test/sa/operator".to_owned(), selectors };
+    let operator = Entry::new("/ns/test/sa/operator", selectors);
     place.authority.add_operator_entry(operator).expect("a good entry");
     place
 }

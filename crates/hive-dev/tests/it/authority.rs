@@ -1,6 +1,5 @@
 //! The development authority, seen by an independent client and by real processes.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use hive_dev::authority::{Authority, AuthorityConfig, Entry, Selector};
@@ -8,13 +7,17 @@ use hive_dev::witness::{Listener, Witness};
 use serde_json::Value;
 use spiffe::{JwtSource, TrustDomain, WorkloadApiClient, X509Source};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tonic::{Code, Request, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
 
 /// The server's own wire, for what an orderly client never says.
 #[allow(dead_code)]
 #[path = "../../src/authority/wire.rs"]
-mod wire;
+pub(crate) mod wire;
+
+/// A client of the Workload API as the protocol has it.
+pub(crate) type Raw = wire::spiffe_workload_api_client::SpiffeWorkloadApiClient<Channel>;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -41,7 +44,7 @@ impl Place {
     }
 
     pub(crate) fn add(&self, path: &str, selector: Selector) -> hive_dev::authority::EntryId {
-        let entry = Entry { spiffe_path: path.to_owned(), selectors: vec![selector] };
+        let entry = Entry::new(path, [selector]);
         self.authority.add_entry(entry).expect("a good entry")
     }
 
@@ -49,11 +52,11 @@ impl Place {
         format!("spiffe://{}{path}", self.authority.trust_domain())
     }
 
-    async fn client(&self) -> WorkloadApiClient {
+    pub(crate) async fn client(&self) -> WorkloadApiClient {
         WorkloadApiClient::connect_to(self.authority.endpoint()).await.expect("it listens")
     }
 
-    async fn x509_source(&self) -> X509Source {
+    pub(crate) async fn x509_source(&self) -> X509Source {
         let source = X509Source::builder()
             .endpoint(self.authority.endpoint())
             .initial_sync_timeout(DEADLINE)
@@ -62,17 +65,23 @@ impl Place {
     }
 
     /// A client that says exactly what a test wants it to say.
-    async fn raw(
-        &self,
-    ) -> wire::spiffe_workload_api_client::SpiffeWorkloadApiClient<tonic::transport::Channel> {
-        let endpoint =
-            tonic::transport::Endpoint::try_from(self.authority.endpoint()).expect("an address");
-        let channel = endpoint.connect().await.expect("it listens");
-        wire::spiffe_workload_api_client::SpiffeWorkloadApiClient::new(channel)
+    pub(crate) async fn raw(&self) -> Raw {
+        Raw::new(self.channel().await)
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::try_from(self.authority.endpoint()).expect("an address");
+        endpoint.connect().await.expect("it listens")
+    }
+
+    /// The stream of this process's X.509-SVIDs.
+    pub(crate) async fn x509_svids(&self) -> Streaming<wire::X509svidResponse> {
+        let asked = with_header(wire::X509svidRequest {});
+        self.raw().await.fetch_x509svid(asked).await.expect("a stream").into_inner()
     }
 }
 
-fn with_header<T>(message: T) -> Request<T> {
+pub(crate) fn with_header<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("ASCII"));
     request
@@ -221,10 +230,7 @@ async fn a_request_without_exactly_the_security_header_is_refused_by_every_metho
     }
 }
 
-async fn every_method(
-    raw: &mut wire::spiffe_workload_api_client::SpiffeWorkloadApiClient<tonic::transport::Channel>,
-    header: Option<&str>,
-) -> [Result<(), Status>; 5] {
+pub(crate) async fn every_method(raw: &mut Raw, header: Option<&str>) -> [Result<(), Status>; 5] {
     let audience = "a".to_owned();
     let token = wire::JwtsvidRequest { audience: vec![audience.clone()], spiffe_id: String::new() };
     let check = wire::ValidateJwtsvidRequest { audience, svid: "a.b.c".to_owned() };
@@ -329,6 +335,16 @@ fn has_changed(seen: &[(Vec<String>, String)]) -> bool {
     seen.iter().any(|(_, issuer)| *issuer != seen[0].1)
 }
 
+/// The next message of a stream that has one.
+pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> T {
+    in_time(stream.message()).await.expect("no error").expect("a message")
+}
+
+/// Why a stream ended.
+pub(crate) async fn end<T: std::fmt::Debug>(stream: &mut Streaming<T>) -> Code {
+    in_time(stream.message()).await.expect_err("an end with a reason").code()
+}
+
 /// The subjects in the bundle, and the issuer of the SVID.
 fn bundle_and_issuer(svid: &wire::X509svid) -> (Vec<String>, String) {
     let mut roots = Vec::new();
@@ -416,59 +432,6 @@ async fn a_second_entry_is_pushed_and_an_unrelated_one_is_not() {
     let second = in_time(stream.message()).await.expect("the state").expect("a message");
     let ids: Vec<&str> = second.svids.iter().map(|svid| svid.spiffe_id.as_str()).collect();
     assert_eq!(ids, [place.id("/ns/test/sa/me"), place.id("/ns/test/sa/second")]);
-}
-
-// As a child.
-
-/// Not a test: the authority as a child process, run by the test below.
-#[tokio::test]
-#[ignore = "another test runs it as a process of its own"]
-async fn child() {
-    let environment = &hive_runtime::config::ProcessEnvironment;
-    let Ok(config) = hive_runtime::config::read(environment, AuthorityConfig::read) else { return };
-    let ready = hive_runtime::ready::Ready::on_standard_output();
-    let stop = tokio_util::sync::CancellationToken::new();
-    hive_dev::authority::run(config, ready, stop).await.expect("a good end");
-}
-
-#[tokio::test]
-async fn a_child_takes_orders_and_ends_with_its_input() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let socket = directory.path().join("api.sock");
-    let mut child = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "authority::child", "--nocapture", "--ignored"])
-        .env("HIVE_DEV_SOCKET", &socket)
-        .env("HIVE_DEV_TRUST_DOMAIN", "dev-child.hive.internal")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("it starts");
-    let mut orders = child.stdin.take().expect("piped");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut json = async || loop {
-        // The test harness writes to the same standard output.
-        let line = in_time(lines.next_line()).await.expect("read").expect("a line");
-        let json =
-            line.find('{').and_then(|start| serde_json::from_str::<Value>(&line[start..]).ok());
-        if let Some(json) = json {
-            return json;
-        }
-    };
-    let ready = json().await;
-    assert_eq!(ready["ready"]["trust_domain"], "dev-child.hive.internal");
-    assert_eq!(ready["ready"]["socket"], socket.display().to_string());
-    let order = format!("{{\"register\":{{\"pid\":{},\"path\":\"/a\"}}}}\n", std::process::id());
-    orders.write_all(order.as_bytes()).await.expect("it listens");
-    assert_eq!(json().await["ok"]["spiffe_id"], "spiffe://dev-child.hive.internal/a");
-    let client = WorkloadApiClient::connect_to(format!("unix://{}", socket.display()))
-        .await
-        .expect("it listens");
-    let svid = client.fetch_x509_svid().await.expect("an SVID");
-    assert_eq!(svid.spiffe_id().to_string(), "spiffe://dev-child.hive.internal/a");
-    drop(orders);
-    let status = in_time(child.wait()).await.expect("it ends");
-    assert!(status.success() && !socket.exists());
 }
 
 // The witness.

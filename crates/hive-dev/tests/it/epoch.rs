@@ -34,7 +34,7 @@ impl Stack {
         let authority = Authority::start(config).await.expect("it starts");
         let worker = "/ns/neural-hive-execution/sa/worker-agents/one";
         authority.add_entry(Entry::of_process(worker, std::process::id())).expect("an entry");
-        let attach = WorkloadConfig { endpoint: authority.endpoint(), attach_deadline: DEADLINE };
+        let attach = WorkloadConfig::new(authority.endpoint(), DEADLINE);
         let (workload, upkeep) = Workload::attach(attach).await.expect("an identity");
         let stop = CancellationToken::new();
         tokio::spawn(upkeep.run(stop.clone()));

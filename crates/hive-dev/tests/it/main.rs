@@ -2,6 +2,12 @@
 
 mod attestation;
 mod authority;
+mod authority_child;
+mod authority_endpoint;
+mod authority_entries;
+mod authority_federation;
+mod authority_rotation;
+mod authority_weather;
 mod database;
 mod epoch;
 mod fixture;

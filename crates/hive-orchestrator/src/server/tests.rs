@@ -118,8 +118,7 @@ impl Caller {
 /// then the entry goes: what was fetched serves until it expires.
 async fn attach(authority: &Authority, path: &str) -> Workload {
     let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
-    let config =
-        WorkloadConfig { endpoint: authority.endpoint(), attach_deadline: ATTACH_DEADLINE };
+    let config = WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE);
     let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
     let audience = Audience::of_service(ORCHESTRATOR.name, &workload.trust_domain());
     workload.jwt_svid(&audience.expect("a name")).await.expect("there is an entry");

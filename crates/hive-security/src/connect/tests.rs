@@ -302,10 +302,8 @@ async fn a_client_of_another_authority_does_not_get_in() {
     let (server, client) = (authority.workload("/server"), strangers.workload("/client/a"));
     let running = serve(&server).await;
     // It knows the server; the server does not know it.
-    client.x509.publish(Ok(X509Material {
-        svid: Some(Arc::new(strangers.svid("/client/a"))),
-        trust: authority.trust(),
-    }));
+    let svid = Arc::new(strangers.svid("/client/a"));
+    client.x509.publish(Ok(X509Material::new(vec![svid], vec![authority.bundle()])));
     let status = whoami(&mut connect(&client, &running)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("alert"), "{}", status.message());
@@ -370,7 +368,7 @@ async fn a_token_does_not_outlive_the_bundle_that_vouched_for_it() {
     let running = serve(&server).await;
     let mut channel = connect(&client, &running);
     assert!(whoami(&mut channel).await.is_ok());
-    server.jwt.publish(Ok(JwtTrust::new(Authority::new("td").keys())));
+    server.jwt.publish(Ok(JwtTrust::new(Authority::new("td").keys()).into()));
     let status = whoami(&mut channel).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message().contains("does not verify")),
@@ -382,7 +380,7 @@ async fn a_token_does_not_outlive_the_bundle_that_vouched_for_it() {
         (status.code(), status.message().contains("withdrew")),
         (Code::Unauthenticated, true)
     );
-    server.jwt.publish(Ok(JwtTrust::new(authority.keys())));
+    server.jwt.publish(Ok(JwtTrust::new(authority.keys()).into()));
     assert!(whoami(&mut channel).await.is_ok());
 }
 

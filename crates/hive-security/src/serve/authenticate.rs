@@ -1,15 +1,22 @@
 //! The tower layer that knows who calls.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::Either;
-use std::future::{Ready, ready};
-use tonic::Status;
+use bytes::Bytes;
+use http::{Request, Response};
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::peer::{Peer, PeerCertificate};
-use super::policy::MethodPolicy;
+use super::answer::Wire;
+use super::counts::{Counted, Counts};
+use super::guarded::{Guarded, Side};
+use super::log::{DecisionLog, excerpt};
+use super::peer::Peer;
+use super::policy::PolicyHandle;
+use super::proof::Proof;
 use crate::{Audience, Workload};
 
 /// Services that anyone may ask, by full name: whether a server is healthy, and what it offers.
@@ -21,9 +28,13 @@ const EXEMPT: [&str; 3] = [
 
 /// Lets through only callers who prove who they are and may use the method.
 ///
-/// A caller must present an X.509-SVID in the handshake **and** a JWT-SVID for this server's audience with
-/// the call, and both must name the same SPIFFE ID. Otherwise the answer is `UNAUTHENTICATED` with a reason;
-/// for a known caller whom the policy does not allow, it is `PERMISSION_DENIED`.
+/// Who does not show what the [`Proof`] asks for is answered `UNAUTHENTICATED` with a reason; a known caller
+/// whom the policy does not allow, `PERMISSION_DENIED`. A server of plain HTTP ([`for_http`](Self::for_http))
+/// answers 401 and 403. A gRPC stream ends with `UNAUTHENTICATED` when the first of its caller's documents
+/// expires; unary calls are not touched.
+///
+/// Each decision is counted ([`counts`](Self::counts)) and logged once, under the target
+/// `hive_security::policy`: at debug level if allowed, else as a warning, at most 60 of each kind a minute.
 #[derive(Clone, Debug)]
 pub struct Authenticate {
     rules: Arc<Rules>,
@@ -39,14 +50,49 @@ pub struct Authenticated<S> {
 #[derive(Debug)]
 struct Rules {
     workload: Workload,
-    audience: Audience,
-    policy: MethodPolicy,
+    proof: Proof,
+    policy: PolicyHandle,
+    wire: Wire,
+    counts: Arc<Counts>,
+    log: DecisionLog,
+}
+
+/// Why a call is not passed on.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Denied(String),
+    Unauthenticated(String),
 }
 
 impl Authenticate {
-    /// For a server that is addressed as `audience` and answers whom `policy` allows.
-    pub fn new(workload: &Workload, audience: Audience, policy: MethodPolicy) -> Self {
-        Self { rules: Arc::new(Rules { workload: workload.clone(), audience, policy }) }
+    /// For a gRPC server that is addressed as `audience` and answers whom `policy` allows. Callers prove who
+    /// they are twice: [`Proof::Both`].
+    pub fn new(workload: &Workload, audience: Audience, policy: impl Into<PolicyHandle>) -> Self {
+        Self::with_proof(workload, Proof::Both(audience), policy)
+    }
+
+    /// For a gRPC server that asks for this proof.
+    pub fn with_proof(workload: &Workload, proof: Proof, policy: impl Into<PolicyHandle>) -> Self {
+        Self::assemble(workload, proof, policy.into(), Wire::Grpc)
+    }
+
+    /// For a server of plain HTTP, such as axum's. No path is exempt.
+    ///
+    /// Refusals are 401 (with `WWW-Authenticate: Bearer`) and 403, with a JSON body
+    /// `{"error": …, "reason": …}`. A response of unknown length breaks off when the first of its caller's
+    /// documents expires.
+    pub fn for_http(workload: &Workload, proof: Proof, policy: impl Into<PolicyHandle>) -> Self {
+        Self::assemble(workload, proof, policy.into(), Wire::Http)
+    }
+
+    /// How often it decided what.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.rules.counts)
+    }
+
+    fn assemble(workload: &Workload, proof: Proof, policy: PolicyHandle, wire: Wire) -> Self {
+        let (workload, counts, log) = (workload.clone(), Arc::default(), DecisionLog::default());
+        Self { rules: Arc::new(Rules { workload, proof, policy, wire, counts, log }) }
     }
 }
 
@@ -58,97 +104,121 @@ impl<S> Layer<S> for Authenticate {
     }
 }
 
-impl<S, B, R> Service<http::Request<B>> for Authenticated<S>
+impl<S, B, R> Service<Request<B>> for Authenticated<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<R>>,
-    R: Default,
+    S: Service<Request<Guarded<B>>, Response = Response<R>>,
+    R: http_body::Body<Data = Bytes>,
 {
-    type Response = http::Response<R>;
+    type Response = Response<Guarded<R>>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<http::Response<R>, S::Error>>>;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         // Whatever came in under this type did not come from us.
         request.extensions_mut().remove::<Peer>();
-        match self.rules.admit(&request) {
-            Ok(Some(peer)) => {
-                request.extensions_mut().insert(peer);
-                Either::Left(self.inner.call(request))
+        let rules = &self.rules;
+        match rules.admit(&request) {
+            Ok(None) => {
+                let inner = self.inner.call(request.map(Guarded::free));
+                Answering::Asked { inner, guard: None }
             }
-            Ok(None) => Either::Left(self.inner.call(request)),
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+            Ok(Some(peer)) => {
+                let expires_at = peer.expires_at;
+                request.extensions_mut().insert(peer);
+                let request = request.map(|body| match rules.wire {
+                    Wire::Grpc => {
+                        Guarded::until(body, expires_at, Side::GrpcRequest, &rules.counts)
+                    }
+                    Wire::Http => Guarded::free(body),
+                });
+                let guard = Some((expires_at, Arc::clone(rules)));
+                Answering::Asked { inner: self.inner.call(request), guard }
+            }
+            Err(refused) => Answering::Refused { answer: Some(rules.wire.answer(refused)) },
         }
+    }
+}
+
+pin_project! {
+    /// The answer of an [`Authenticated`] service, to come.
+    #[project = AnsweringProjection]
+    #[derive(Debug)]
+    #[doc(hidden)]
+    pub enum Answering<F> {
+        Asked { #[pin] inner: F, guard: Option<(std::time::SystemTime, Arc<Rules>)> },
+        Refused { answer: Option<Response<Option<Bytes>>> },
+    }
+}
+
+impl<F, R, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: http_body::Body<Data = Bytes>,
+{
+    type Output = Result<Response<Guarded<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.project() {
+            AnsweringProjection::Asked { inner, guard } => {
+                let response = ready!(inner.poll(cx))?;
+                Ok(response.map(|body| match guard.take() {
+                    Some((expires_at, rules)) => rules.guard(body, expires_at),
+                    None => Guarded::free(body),
+                }))
+            }
+            AnsweringProjection::Refused { answer } => {
+                let answer = answer.take().expect("a future is not polled after it is done");
+                Ok(answer.map(Guarded::own))
+            }
+        })
     }
 }
 
 impl Rules {
     /// The caller; `None` where nobody is asked.
-    #[allow(clippy::result_large_err, reason = "it becomes the answer at once")]
-    fn admit<B>(&self, request: &http::Request<B>) -> Result<Option<Peer>, Status> {
+    fn admit<B>(&self, request: &Request<B>) -> Result<Option<Peer>, Refused> {
         let path = request.uri().path();
-        if is_exempt(path) {
+        if self.wire == Wire::Grpc && is_exempt(path) {
+            self.counts.add(Counted::Exempt);
             return Ok(None);
         }
-        let peer = self.authenticate(request).map_err(|reason| {
-            tracing::info!(method = path, reason, "a call was not authenticated");
-            Status::unauthenticated(reason)
+        let proven = self.proof.check(&self.workload, request.headers(), request.extensions());
+        let peer = proven.map_err(|reason| {
+            self.counts.add(Counted::Unauthenticated);
+            self.log.unauthenticated(path, &reason);
+            Refused::Unauthenticated(reason)
         })?;
-        if !self.policy.allows(path, &peer.spiffe_id) {
-            tracing::info!(method = path, caller = %peer.spiffe_id, "a call was denied");
-            return Err(Status::permission_denied(format!(
-                "{} may not call {path}",
-                peer.spiffe_id
-            )));
+        let verb = (self.wire == Wire::Http).then(|| request.method().as_str());
+        let decision = self.policy.load().decide(verb, path, &peer.spiffe_id);
+        if !decision.allowed {
+            self.counts.add(Counted::Denied);
+            self.log.denied(path, &peer, &decision);
+            let sentence = format!("{} may not call {}", peer.spiffe_id, excerpt(path));
+            return Err(Refused::Denied(sentence));
         }
+        self.counts.add(Counted::Allowed);
+        self.log.allowed(path, &peer, &decision);
         Ok(Some(peer))
     }
 
-    fn authenticate<B>(&self, request: &http::Request<B>) -> Result<Peer, String> {
-        let certificate = match request.extensions().get::<PeerCertificate>() {
-            Some(PeerCertificate(Some(spiffe_id))) => spiffe_id,
-            Some(PeerCertificate(None)) | None => {
-                return Err("the connection presented no X.509-SVID".to_owned());
-            }
-        };
-        let token = bearer(request.headers())?;
-        let verified = self
-            .workload
-            .verify_jwt(token, &self.audience)
-            .map_err(|refusal| format!("the JWT-SVID was refused: {refusal}"))?;
-        if verified.spiffe_id() != certificate {
-            return Err(format!(
-                "the JWT-SVID is of {}, but the connection's X.509-SVID is of {certificate}",
-                verified.spiffe_id()
-            ));
+    fn guard<R>(&self, body: R, expires_at: std::time::SystemTime) -> Guarded<R>
+    where
+        R: http_body::Body<Data = Bytes>,
+    {
+        match self.wire {
+            Wire::Grpc => Guarded::until(body, expires_at, Side::GrpcResponse, &self.counts),
+            // A body of known length is an answer, not a stream.
+            Wire::Http if body.size_hint().exact().is_some() => Guarded::free(body),
+            Wire::Http => Guarded::until(body, expires_at, Side::HttpResponse, &self.counts),
         }
-        Ok(Peer { spiffe_id: certificate.clone() })
     }
 }
 
 fn is_exempt(path: &str) -> bool {
     let mut parts = path.split('/');
     matches!((parts.next(), parts.next()), (Some(""), Some(service)) if EXEMPT.contains(&service))
-}
-
-/// The token of the one `authorization` header; several of them would leave open which one counts.
-fn bearer(headers: &http::HeaderMap) -> Result<&str, String> {
-    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
-    let value =
-        values.next().ok_or("the call carries no JWT-SVID (metadata authorization: Bearer …)")?;
-    if values.next().is_some() {
-        return Err("the call carries more than one authorization".to_owned());
-    }
-    let (scheme, token) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or("the authorization is not of the form Bearer <JWT-SVID>")?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err("the authorization is not of the form Bearer <JWT-SVID>".to_owned());
-    }
-    Ok(token)
 }

@@ -1,11 +1,25 @@
 //! For servers: who calls, and what they may.
 
+mod age;
+mod answer;
 mod authenticate;
+mod counts;
+#[cfg(feature = "axum")]
+mod extract;
+mod guarded;
 mod incoming;
+mod log;
 mod peer;
 mod policy;
+mod proof;
+#[cfg(test)]
+mod tests;
 
+pub use age::ConnectionAge;
 pub use authenticate::{Authenticate, Authenticated};
-pub use incoming::{TlsConnection, incoming};
-pub use peer::{Peer, PeerCertificate, peer};
-pub use policy::MethodPolicy;
+pub use counts::{Counts, Tally};
+pub use guarded::Guarded;
+pub use incoming::{Incoming, TlsConnection, incoming, incoming_http};
+pub use peer::{How, Peer, PeerCertificate, VerifiedCertificate, peer};
+pub use policy::{Decision, MethodPolicy, Mistake, Mistakes, PolicyHandle, RuleId, Who};
+pub use proof::Proof;

@@ -1,17 +1,46 @@
 //! Who is at the other end.
 
+use std::time::SystemTime;
+
 use crate::SpiffeId;
 
 /// The authenticated caller; it is in the extensions of every request that reaches a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Peer {
-    /// Who calls: the certificate and the JWT-SVID agree on it.
+    /// Who calls.
     pub spiffe_id: SpiffeId,
+    /// By which documents that is known.
+    pub how: How,
+    /// When the first of these documents is accepted no longer. Streams end then.
+    pub expires_at: SystemTime,
 }
 
-/// What the TLS handshake showed: the SPIFFE ID in the client's certificate, if it sent one.
+/// By which documents a [`Peer`] is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum How {
+    /// The X.509-SVID of the connection and the JWT-SVID of the call, which agree.
+    Both,
+    /// The X.509-SVID of the connection alone.
+    Certificate,
+    /// The JWT-SVID of the call alone.
+    Token,
+}
+
+/// What the TLS handshake showed: the client's X.509-SVID, if it sent one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerCertificate(pub Option<SpiffeId>);
+pub struct PeerCertificate(pub Option<VerifiedCertificate>);
+
+/// An X.509-SVID that was verified in a handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifiedCertificate {
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// When it expires.
+    pub expires_at: SystemTime,
+}
 
 /// The caller of `request`; `UNAUTHENTICATED` where [`Authenticate`](super::Authenticate) did not run.
 // A Status is large, and it is what every tonic handler returns.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use rand::Rng;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::Error;
 use crate::spiffe::id::{Audience, SpiffeId};
@@ -28,6 +28,9 @@ const FAILURE_TTL: Duration = Duration::from_millis(250);
 /// The pause after a failed refresh doubles from the first to the second.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// So often it is looked whether a refresh is due. The shortest useful life of a JWT-SVID is several times that.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where JWT-SVIDs come from.
 pub(crate) trait Fetch: Send + Sync {
@@ -56,6 +59,8 @@ struct Held {
     svid: Option<Arc<JwtSvid>>,
     /// Past this time a refresh is due.
     refresh_at: Option<SystemTime>,
+    /// Whether anyone asked for it since it was fetched.
+    used: bool,
     /// Failures in a row.
     failures: u32,
     /// Fetches that ended, either way.
@@ -77,12 +82,38 @@ impl JwtSvids {
         let entry = self.entry(audience);
         let now = SystemTime::now();
         let Some(svid) = entry.held().usable(spiffe_id, now) else {
-            return entry.fetch(spiffe_id).await;
+            let fetched = entry.fetch(spiffe_id).await;
+            entry.held().used = fetched.is_ok();
+            return fetched;
         };
+        entry.held().used = true;
         if entry.held().is_due(now) {
             entry.refresh_in_background(spiffe_id);
         }
         Ok(svid)
+    }
+
+    /// Refreshes what is in use before it is needed again, for ever. Without it a refresh waits for the next call,
+    /// and a call that comes rarely finds an expired token.
+    pub(crate) async fn keep_ahead(&self, spiffe_id: impl Fn() -> Option<SpiffeId>) {
+        loop {
+            sleep(UPKEEP_INTERVAL).await;
+            let Some(spiffe_id) = spiffe_id() else { continue };
+            self.refresh_due(&spiffe_id, SystemTime::now());
+        }
+    }
+
+    fn refresh_due(&self, spiffe_id: &SpiffeId, now: SystemTime) {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries.values() {
+            let due = {
+                let held = entry.held();
+                held.used && held.svid.is_some() && held.is_due(now)
+            };
+            if due {
+                entry.refresh_in_background(spiffe_id);
+            }
+        }
     }
 
     fn entry(&self, audience: &Audience) -> Arc<Entry> {
@@ -185,7 +216,7 @@ impl Held {
                 self.refresh_at = Some(
                     now + refresh_after(svid.expires_at.duration_since(now).unwrap_or_default()),
                 );
-                (self.failures, self.failed) = (0, None);
+                (self.failures, self.failed, self.used) = (0, None, false);
                 self.svid = Some(Arc::clone(&svid));
                 Ok(svid)
             }

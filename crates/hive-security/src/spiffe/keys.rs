@@ -1,6 +1,7 @@
 //! JWT bundles: the public keys of each trust domain, parsed once per revision.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents, VerificationAlgorithm};
 use base64::Engine;
@@ -27,14 +28,14 @@ pub(crate) enum Algorithm {
 #[derive(Debug)]
 pub(crate) struct Key {
     pub(crate) kid: Option<String>,
-    verifiers: Vec<(Algorithm, Verifier)>,
+    verifiers: Vec<(Algorithm, ParsedPublicKey)>,
 }
 
-#[derive(Debug)]
-enum Verifier {
-    Ec(ParsedPublicKey),
-    Rsa(RsaPublicKeyComponents<Vec<u8>>, &'static signature::RsaParameters),
-}
+/// RSA keys below this are broken or nearly so (RFC 7518 §3.3), and those above it take a stranger's time.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+
+/// A JWK that is longer is left out: 8192 bits of RSA take 1,366 characters.
+const JWK_MAX_BYTES: usize = 16 * 1024;
 
 /// The keys of each trust domain.
 pub(crate) type Keys = HashMap<TrustDomain, Vec<Key>>;
@@ -89,6 +90,9 @@ impl Key {
     /// Reads a JWK. The reason why it cannot be used is for the log only: such a key is left out (SPIFFE
     /// Trust Domain and Bundle §4.2), and a token made with it is refused for want of it.
     pub(crate) fn from_jwk(json: &[u8]) -> Result<Self, &'static str> {
+        if json.len() > JWK_MAX_BYTES {
+            return Err("it is too long");
+        }
         // The message of the parser would repeat the document.
         let jwk: Jwk = serde_json::from_slice(json).map_err(|_| "it is not a JWK")?;
         // The Workload API sends JWT bundles apart from X.509 bundles, so there `use` may be absent.
@@ -119,14 +123,8 @@ impl Key {
 
     /// Whether `signature` is this key's, by `algorithm`, over `message`.
     pub(crate) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        self.verifiers.iter().filter(|(own, _)| *own == algorithm).any(|(_, verifier)| {
-            match verifier {
-                Verifier::Ec(key) => key.verify_sig(message, signature).is_ok(),
-                Verifier::Rsa(key, parameters) => {
-                    key.verify(parameters, message, signature).is_ok()
-                }
-            }
-        })
+        let mut fitting = self.verifiers.iter().filter(|(own, _)| *own == algorithm);
+        fitting.any(|(_, key)| key.verify_sig(message, signature).is_ok())
     }
 }
 
@@ -145,7 +143,7 @@ pub(crate) fn read<'a>(
     .collect()
 }
 
-fn ec(jwk: &Jwk) -> Result<(Algorithm, Verifier), &'static str> {
+fn ec(jwk: &Jwk) -> Result<(Algorithm, ParsedPublicKey), &'static str> {
     let (algorithm, width, verification): (_, _, &'static dyn VerificationAlgorithm) =
         match jwk.crv.as_deref() {
             Some("P-256") => (Algorithm::Es256, 32, &signature::ECDSA_P256_SHA256_FIXED),
@@ -163,20 +161,22 @@ fn ec(jwk: &Jwk) -> Result<(Algorithm, Verifier), &'static str> {
     }
     let key =
         ParsedPublicKey::new(verification, point).map_err(|_| "it is not a point of its curve")?;
-    Ok((algorithm, Verifier::Ec(key)))
+    Ok((algorithm, key))
 }
 
-fn rsa(jwk: &Jwk) -> Result<Vec<(Algorithm, Verifier)>, &'static str> {
+fn rsa(jwk: &Jwk) -> Result<Vec<(Algorithm, ParsedPublicKey)>, &'static str> {
     let (n, e) = (decode(&jwk.n)?, decode(&jwk.e)?);
     let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
-    if !(2048..=8192).contains(&bits) {
+    if !RSA_BITS.contains(&bits) {
         return Err("its modulus does not have 2048 to 8192 bits");
     }
-    let verifier = |algorithm: Algorithm| {
-        let key = RsaPublicKeyComponents { n: n.clone(), e: e.clone() };
-        algorithm.rsa_parameters().map(|parameters| (algorithm, Verifier::Rsa(key, parameters)))
+    let components = RsaPublicKeyComponents { n, e };
+    let parsed = |algorithm: Algorithm| {
+        let parameters = algorithm.rsa_parameters()?;
+        Some(components.to_parsed_public_key(parameters).map(|key| (algorithm, key)))
     };
-    Ok(Algorithm::RSA.into_iter().filter_map(verifier).collect())
+    let keys: Result<_, _> = Algorithm::RSA.into_iter().filter_map(parsed).collect();
+    keys.map_err(|_| "it is not an RSA key")
 }
 
 fn decode(component: &Option<String>) -> Result<Vec<u8>, &'static str> {

@@ -1,48 +1,60 @@
 //! The Workload API's streams, turned into values that rotate.
+//!
+//! Following the streams, reconnecting and taking messages apart is the work of the crate `spiffe`: a message that
+//! cannot be read replaces nothing there (Workload API §4.5), and a stream that ends costs nothing that is still
+//! good. What is decided here is what may be used.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::Rng;
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
 use spiffe::jwt_source::JwtSourceState;
 use spiffe::x509_source::X509SourceState;
 use spiffe::{
-    JwtSource, JwtSourceError, WorkloadApiClient, WorkloadApiError, X509Source, X509SourceError,
+    JwtBundleSet, JwtSource, JwtSourceError, WorkloadApiError, X509Context, X509Source,
+    X509SourceError,
 };
 use std::sync::Arc;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::rotating::{Publisher, Rotating};
-use crate::spiffe::id::{Audience, SpiffeId};
+use crate::spiffe::bundle::{JwtBundle, PublishedKey, X509Bundle};
+use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
 use crate::spiffe::jwt::{Fetch, Fetching};
 use crate::spiffe::keys;
+use crate::spiffe::probe::{ProbeError, probe};
 use crate::spiffe::svid::{JwtSvid, X509Svid};
 use crate::spiffe::trust::X509Trust;
 use crate::spiffe::verify::JwtTrust;
-use crate::workload::WorkloadConfig;
+use crate::workload::{Endpoint, WorkloadConfig};
 
 /// The pause between two attempts to reach the Workload API doubles from the first to the second.
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// After a deadline passed in vain, one more call may take so long to learn why.
-const DIAGNOSIS_DEADLINE: Duration = Duration::from_secs(2);
-
 /// What the X.509 stream said last, or why it may not be used.
 pub(crate) type X509State = Result<X509Material, Error>;
 
 /// What the stream of JWT bundles said last, or why it may not be used.
-pub(crate) type JwtState = Result<JwtTrust, Error>;
+pub(crate) type JwtState = Result<JwtBundles, Error>;
 
-/// This workload's X.509-SVID, if it has one at the moment, and everyone's bundles.
+/// One message of the X.509 stream: this workload's X.509-SVIDs, and everyone's bundles.
 #[derive(Debug)]
-pub(crate) struct X509Material {
-    pub(crate) svid: Option<Arc<X509Svid>>,
+pub struct X509Material {
+    svids: Vec<Arc<X509Svid>>,
+    bundles: Vec<X509Bundle>,
     pub(crate) trust: X509Trust,
+}
+
+/// One message of the stream of JWT bundles: this trust domain's, and those it federates with.
+#[derive(Debug)]
+pub struct JwtBundles {
+    bundles: Vec<JwtBundle>,
+    pub(crate) trust: JwtTrust,
 }
 
 /// The two streams, and who is told.
@@ -52,6 +64,7 @@ pub(crate) struct Streams {
     jwt: JwtSource,
     x509_publisher: Publisher<X509State>,
     jwt_publisher: Publisher<JwtState>,
+    expected: Option<TrustDomain>,
 }
 
 /// What a new [`Workload`](crate::Workload) is made of.
@@ -62,24 +75,84 @@ pub(crate) struct Attached {
     pub(crate) streams: Streams,
 }
 
+impl X509Material {
+    pub(crate) fn new(svids: Vec<Arc<X509Svid>>, mut bundles: Vec<X509Bundle>) -> Self {
+        bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
+        let trust = X509Trust::new(bundles.iter().map(|bundle| {
+            let authorities = bundle.authorities.iter().map(AsRef::as_ref).collect();
+            (bundle.trust_domain.clone(), authorities)
+        }));
+        Self { svids, bundles, trust }
+    }
+
+    /// The X.509-SVIDs, the default one first (Workload API §8). Some may have expired.
+    pub fn svids(&self) -> &[Arc<X509Svid>] {
+        &self.svids
+    }
+
+    /// The X.509-SVID that the operator marked with `hint`; the first one, should there be several.
+    pub fn svid_by_hint(&self, hint: &str) -> Option<&Arc<X509Svid>> {
+        self.svids.iter().find(|svid| svid.hint() == Some(hint))
+    }
+
+    /// The bundles, own and federated, by the name of their trust domains.
+    pub fn bundles(&self) -> &[X509Bundle] {
+        &self.bundles
+    }
+
+    /// The bundle of `trust_domain`.
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<&X509Bundle> {
+        self.bundles.iter().find(|bundle| bundle.trust_domain == *trust_domain)
+    }
+}
+
+impl JwtBundles {
+    fn new(mut bundles: Vec<JwtBundle>) -> Self {
+        bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
+        let keys = bundles.iter().map(|bundle| {
+            let jwks = bundle.keys.iter().map(|key| key.json.as_bytes());
+            (bundle.trust_domain.clone(), keys::read(&bundle.trust_domain, jwks))
+        });
+        let trust = JwtTrust::new(keys.collect());
+        Self { bundles, trust }
+    }
+
+    /// The bundles, own and federated, by the name of their trust domains.
+    pub fn bundles(&self) -> &[JwtBundle] {
+        &self.bundles
+    }
+
+    /// The bundle of `trust_domain`.
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<&JwtBundle> {
+        self.bundles.iter().find(|bundle| bundle.trust_domain == *trust_domain)
+    }
+}
+
+/// Keys without their documents, for tests of what is done with them.
+#[cfg(test)]
+impl From<JwtTrust> for JwtBundles {
+    fn from(trust: JwtTrust) -> Self {
+        Self { bundles: Vec::new(), trust }
+    }
+}
+
 /// Opens both streams and waits for the first answer of each.
 pub(crate) async fn attach(config: &WorkloadConfig) -> Result<Attached, Error> {
-    let endpoint = &config.endpoint;
+    let endpoint = Endpoint::parse(&config.endpoint)?.to_string();
+    // Workloads that lost the same SPIRE agent do not come back together.
+    let reconnect_min = RECONNECT_MIN.mul_f64(rand::rng().random_range(0.75..1.25));
     let x509 = X509Source::builder()
-        .endpoint(endpoint)
-        .reconnect_backoff(RECONNECT_MIN, RECONNECT_MAX)
+        .endpoint(&endpoint)
+        .reconnect_backoff(reconnect_min, RECONNECT_MAX)
         .initial_sync_timeout(config.attach_deadline);
     let jwt = JwtSource::builder()
-        .endpoint(endpoint)
-        .reconnect_backoff(RECONNECT_MIN, RECONNECT_MAX)
+        .endpoint(&endpoint)
+        .reconnect_backoff(reconnect_min, RECONNECT_MAX)
         .initial_sync_timeout(config.attach_deadline);
     // One after the other is enough: the first answer proves that the second is a moment away.
     let x509 = match x509.build().await {
         Ok(source) => source,
         Err(X509SourceError::InitialSyncTimeout) => return Err(no_identity(config).await),
-        Err(X509SourceError::Source(WorkloadApiError::Endpoint(error))) => {
-            return Err(Error::invalid("Workload API endpoint", endpoint, &error));
-        }
         Err(error) => return Err(failed(config, &error)),
     };
     let jwt = match jwt.build().await {
@@ -87,14 +160,19 @@ pub(crate) async fn attach(config: &WorkloadConfig) -> Result<Attached, Error> {
         Err(JwtSourceError::InitialSyncTimeout) => return Err(no_identity(config).await),
         Err(error) => return Err(failed(config, &error)),
     };
-    start(x509, jwt)
+    start(x509, jwt, config.trust_domain.clone())
 }
 
-fn start(x509: X509Source, jwt: JwtSource) -> Result<Attached, Error> {
-    let (x509_publisher, x509_state) = Rotating::new(Ok(x509_material(&x509.state())?));
-    let (jwt_publisher, jwt_state) = Rotating::new(Ok(jwt_trust(&jwt.state())?));
+fn start(
+    x509: X509Source,
+    jwt: JwtSource,
+    expected: Option<TrustDomain>,
+) -> Result<Attached, Error> {
+    let (x509_publisher, x509_state) =
+        Rotating::new(Ok(permitted(&x509.state(), expected.as_ref())?));
+    let (jwt_publisher, jwt_state) = Rotating::new(Ok(jwt_bundles(&jwt.state())?));
     let fetch = Arc::new(FromWorkloadApi(jwt.clone()));
-    let streams = Streams { x509, jwt, x509_publisher, jwt_publisher };
+    let streams = Streams { x509, jwt, x509_publisher, jwt_publisher, expected };
     Ok(Attached { x509: x509_state, jwt: jwt_state, fetch, streams })
 }
 
@@ -104,8 +182,12 @@ impl Streams {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let (mut x509, mut jwt) = (self.x509.updated(), self.jwt.updated());
         // Both may have moved on since they were first read.
-        self.publish_x509();
-        self.publish_jwt();
+        if self.x509.state().revision() != 0 {
+            self.publish_x509();
+        }
+        if self.jwt.state().revision() != 0 {
+            self.publish_jwt();
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -122,25 +204,25 @@ impl Streams {
     }
 
     fn publish_x509(&self) {
-        match x509_material(&self.x509.state()) {
+        match permitted(&self.x509.state(), self.expected.as_ref()) {
             Ok(material) => {
-                let expires_at = material.svid.as_ref().map(|svid| svid.expires_at());
-                tracing::debug!(?expires_at, "the Workload API sent an X.509-SVID and bundles");
+                let expires_at = material.svids.first().map(|svid| svid.expires_at());
+                tracing::debug!(?expires_at, "the Workload API sent X.509-SVIDs and bundles");
                 self.x509_publisher.publish(Ok(material));
             }
             // What cannot be used replaces nothing (Workload API §4.5).
             Err(error @ Error::UnusableSvid { .. }) => {
-                tracing::error!(%error, "the previous X.509-SVID stays in use until it expires");
+                tracing::error!(%error, "the previous X.509-SVIDs stay in use until they expire");
             }
             Err(error) => {
-                tracing::error!(%error, "X.509-SVID and bundles are not used any more");
+                tracing::error!(%error, "X.509-SVIDs and bundles are not used any more");
                 self.x509_publisher.publish(Err(error));
             }
         }
     }
 
     fn publish_jwt(&self) {
-        let state = jwt_trust(&self.jwt.state());
+        let state = jwt_bundles(&self.jwt.state());
         if let Err(error) = &state {
             tracing::error!(%error, "JWT bundles are not used any more");
         }
@@ -156,37 +238,52 @@ impl Streams {
     }
 }
 
-fn x509_material(state: &X509SourceState) -> Result<X509Material, Error> {
+/// What the stream said last, if it may be used.
+fn permitted(
+    state: &X509SourceState,
+    expected: Option<&TrustDomain>,
+) -> Result<X509Material, Error> {
     let context = state.context().map_err(|error| withdrawn(&error))?;
-    let svid = match state.svid() {
-        Ok(svid) => {
-            let chain = svid
-                .cert_chain()
-                .iter()
-                .map(|c| CertificateDer::from(c.as_bytes().to_vec()))
-                .collect();
-            Some(Arc::new(X509Svid::from_der(chain, svid.private_key().as_bytes())?))
+    let material = x509_material(&context)?;
+    let issued = material.svids.first().map(|svid| svid.spiffe_id().trust_domain());
+    match (expected, issued) {
+        (Some(expected), Some(issued)) if *expected != issued => {
+            Err(Error::TrustDomain { expected: expected.clone(), issued })
         }
-        // The bundles are good all the same.
-        Err(_) => None,
-    };
-    let bundles = context.bundle_set().iter().map(|(trust_domain, bundle)| {
-        (trust_domain.clone().into(), bundle.authorities().iter().map(|c| c.as_bytes()).collect())
-    });
-    Ok(X509Material { svid, trust: X509Trust::new(bundles) })
+        _ => Ok(material),
+    }
 }
 
-fn jwt_trust(state: &JwtSourceState) -> Result<JwtTrust, Error> {
-    let bundles = state.bundle_set().map_err(|error| withdrawn(&error))?;
-    let keys = bundles.iter().map(|(trust_domain, bundle)| {
-        let trust_domain = trust_domain.clone().into();
-        let keys = keys::read(
-            &trust_domain,
-            bundle.jwt_authorities().map(|authority| authority.jwk_json()),
-        );
-        (trust_domain, keys)
+/// Takes over one message, whole or not at all.
+pub(crate) fn x509_material(context: &X509Context) -> Result<X509Material, Error> {
+    let der = |c: &spiffe::Certificate| CertificateDer::from(c.as_bytes().to_vec());
+    let svids = context.svids().iter().map(|svid| {
+        let chain = svid.cert_chain().iter().map(der).collect();
+        let ours = X509Svid::from_der(chain, svid.private_key().as_bytes())?;
+        Ok(Arc::new(ours.with_hint(svid.hint())))
     });
-    Ok(JwtTrust::new(keys.collect()))
+    let svids = svids.collect::<Result<_, Error>>()?;
+    let bundles = context.bundle_set().iter().map(|(trust_domain, bundle)| X509Bundle {
+        trust_domain: trust_domain.clone().into(),
+        authorities: bundle.authorities().iter().map(der).collect(),
+    });
+    Ok(X509Material::new(svids, bundles.collect()))
+}
+
+fn jwt_bundles(state: &JwtSourceState) -> Result<JwtBundles, Error> {
+    let bundles = state.bundle_set().map_err(|error| withdrawn(&error))?;
+    Ok(own_jwt_bundles(&bundles))
+}
+
+pub(crate) fn own_jwt_bundles(bundles: &JwtBundleSet) -> JwtBundles {
+    let bundles = bundles.iter().map(|(trust_domain, bundle)| {
+        let keys = bundle.jwt_authorities().map(|authority| PublishedKey {
+            kid: authority.key_id().to_owned(),
+            json: String::from_utf8_lossy(authority.jwk_json()).into_owned(),
+        });
+        JwtBundle { trust_domain: trust_domain.clone().into(), keys: keys.collect() }
+    });
+    JwtBundles::new(bundles.collect())
 }
 
 fn withdrawn(error: &dyn std::fmt::Display) -> Error {
@@ -201,14 +298,17 @@ fn failed(config: &WorkloadConfig, error: &dyn std::fmt::Display) -> Error {
 /// The sources say only that time ran out; the operator wants to know whether the socket is missing or the
 /// entry is.
 async fn no_identity(config: &WorkloadConfig) -> Error {
-    let ask = async {
-        let client = WorkloadApiClient::connect_to(&config.endpoint).await?;
-        client.fetch_x509_context().await
+    let seen = match probe(config).await {
+        Err(ProbeError::Invalid(error)) => return error,
+        Err(error) => return failed(config, &error),
+        Ok(seen) => seen,
     };
-    match timeout(DIAGNOSIS_DEADLINE, ask).await {
-        Ok(Err(error)) => failed(config, &error),
-        Ok(Ok(_)) => failed(config, &"it answers only now"),
-        Err(_) => failed(config, &"it accepts the connection but does not answer"),
+    let now = SystemTime::now();
+    match seen.x509().svids().first() {
+        Some(svid) if svid.expires_at() <= now => {
+            failed(config, &"the X.509-SVID that it hands out has expired by this machine's clock")
+        }
+        _ => failed(config, &"it answers only now"),
     }
 }
 

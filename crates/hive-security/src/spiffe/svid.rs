@@ -20,6 +20,8 @@ pub struct X509Svid {
     pub(crate) spiffe_id: SpiffeId,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) private_key: SecretSlice<u8>,
+    pub(crate) hint: Option<Box<str>>,
+    pub(crate) valid_from: SystemTime,
     pub(crate) expires_at: SystemTime,
     /// The same, parsed once for TLS and signatures.
     pub(crate) certified: Arc<CertifiedKey>,
@@ -43,7 +45,8 @@ impl X509Svid {
             |reason: &dyn fmt::Display| Error::UnusableSvid { reason: reason.to_string() };
         let leaf = chain.first().ok_or_else(|| unusable(&"it has no certificate"))?;
         let spiffe_id = workload_id(leaf).map_err(|refusal| unusable(&refusal))?;
-        let expires_at = expiry(leaf).ok_or_else(|| unusable(&"its expiry cannot be read"))?;
+        let (valid_from, expires_at) =
+            validity(leaf).ok_or_else(|| unusable(&"its validity cannot be read"))?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private_key));
         // Borrowed all the way, so no copy of the key is left behind.
         let key = any_supported_type(&key).map_err(|error| unusable(&error))?;
@@ -53,9 +56,16 @@ impl X509Svid {
             spiffe_id,
             chain,
             private_key: SecretSlice::from(private_key.to_vec()),
+            hint: None,
+            valid_from,
             expires_at,
             certified: Arc::new(certified),
         })
+    }
+
+    pub(crate) fn with_hint(mut self, hint: Option<&str>) -> Self {
+        self.hint = hint.map(Box::from);
+        self
     }
 
     /// Who it proves the holder to be.
@@ -71,6 +81,16 @@ impl X509Svid {
     /// The private key, PKCS#8 DER.
     pub fn private_key(&self) -> &SecretSlice<u8> {
         &self.private_key
+    }
+
+    /// How the operator told it from the workload's other X.509-SVIDs (Workload API §8).
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// When the leaf certificate begins to be valid.
+    pub fn valid_from(&self) -> SystemTime {
+        self.valid_from
     }
 
     /// When the leaf certificate expires.
@@ -101,16 +121,19 @@ impl JwtSvid {
     }
 }
 
-fn expiry(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
     let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    let time =
+        |seconds: i64| UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?));
+    let validity = certificate.validity();
+    Some((time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?))
 }
 
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Svid")
             .field("spiffe_id", &self.spiffe_id)
+            .field("hint", &self.hint)
             .field("expires_at", &self.expires_at)
             .finish_non_exhaustive()
     }

@@ -16,9 +16,10 @@ const CHAIN_MAX: usize = 16;
 
 /// What a certificate is presented for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Usage {
+pub enum Usage {
     /// By a client, or as a signature's origin.
     Client,
+    /// By a server.
     Server,
 }
 
@@ -64,8 +65,8 @@ impl X509Trust {
             spiffe_id: spiffe_id.clone(),
             reason: error.to_string(),
         };
-        EndEntityCert::try_from(leaf)
-            .map_err(untrusted)?
+        let leaf = EndEntityCert::try_from(leaf).map_err(untrusted)?;
+        let path = leaf
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
                 anchors,
@@ -76,6 +77,11 @@ impl X509Trust {
                 None,
             )
             .map_err(untrusted)?;
+        // Key usage is not looked at by the path validation (RFC 5280 §6.1.4 n).
+        for intermediate in path.intermediate_certificates() {
+            may_sign(&intermediate.der())
+                .map_err(|what| Refusal::Intermediate { spiffe_id: spiffe_id.clone(), what })?;
+        }
         Ok(spiffe_id)
     }
 }
@@ -121,6 +127,22 @@ fn check_usage(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The profile of a signing certificate (X509-SVID.md §4.1 and §4.3).
+fn may_sign(der: &[u8]) -> Result<(), &'static str> {
+    let (_, certificate) =
+        X509Certificate::from_der(der).map_err(|_| "it is not a DER certificate")?;
+    let constraints =
+        certificate.basic_constraints().map_err(|_| "its basic constraints cannot be read")?;
+    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err("it is not the certificate of an authority");
+    }
+    let usage = certificate.key_usage().map_err(|_| "its key usage cannot be read")?;
+    if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+        return Err("its key usage lacks keyCertSign");
+    }
+    Ok(())
+}
+
 fn only_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, &'static str> {
     let names = certificate
         .subject_alternative_name()
@@ -139,11 +161,12 @@ fn only_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, &'stati
 
 fn anchor(trust_domain: &TrustDomain, der: &[u8]) -> Option<TrustAnchor<'static>> {
     let certificate = CertificateDer::from(der);
-    match anchor_from_trusted_cert(&certificate) {
-        Ok(anchor) => Some(anchor.to_owned()),
-        Err(error) => {
-            tracing::warn!(%trust_domain, %error, "an authority of a bundle cannot be read and is left out");
-            None
-        }
-    }
+    let anchor = anchor_from_trusted_cert(&certificate).map(|anchor| anchor.to_owned());
+    let anchor = anchor.map_err(|error| error.to_string());
+    let anchor = may_sign(der).map_err(str::to_owned).and(anchor);
+    anchor
+        .inspect_err(|reason| {
+            tracing::warn!(%trust_domain, reason, "an authority of a bundle cannot be used and is left out");
+        })
+        .ok()
 }

@@ -3,81 +3,91 @@
 //! The order is deliberate: what the token says about time and audience is looked at only after its
 //! signature, so a stranger learns nothing by trying.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod document;
+mod memory;
+mod offline;
+mod token;
 
-use aws_lc_rs::digest;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Deserializer};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::Refusal;
-use crate::spiffe::id::{Audience, SpiffeId};
-use crate::spiffe::keys::{Algorithm, Key, Keys};
+use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
+use crate::spiffe::keys::{Key, Keys};
+use memory::{Fingerprint, Judgement, Memory, fingerprint};
+pub use offline::Verifier;
+use token::{Claims, Header, Token, expired};
 
 /// Longer tokens are refused unread. SPIRE's have about 500 bytes; HTTP servers take headers of 8 to 16 KiB.
 pub(crate) const TOKEN_MAX_BYTES: usize = 8 * 1024;
 
+/// A longer header, as it is encoded, is refused unread: `alg`, `kid` and `typ` take about 100 bytes.
+pub(crate) const HEADER_MAX_BYTES: usize = 1024;
+
 /// How far the clocks of issuer and verifier may differ, for `exp` and `nbf`.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
 
-/// A token that names more audiences than this is not looked through.
-const AUDIENCES_MAX: usize = 32;
+/// A token that names more audiences than this is refused: whoever gets it could use it with all the others.
+pub(crate) const AUDIENCES_MAX: usize = 32;
 
-/// A token without `kid` is tried against so many keys of its algorithm: a bundle holds two or three, and
-/// each try costs a signature verification that a stranger can ask for.
-const KEYS_TRIED_MAX: usize = 8;
+/// A token is tried against so many keys of its algorithm: without `kid`, a bundle holds two or three, and each
+/// try costs a signature verification that a stranger can ask for.
+pub(crate) const KEYS_TRIED_MAX: usize = 8;
 
-/// A verified token is believed for so long without verifying its signature again.
-const VERIFIED_TTL: Duration = Duration::from_secs(60);
+/// Room for 262,144 accepted tokens, one per caller and refresh, in some 70 MB. The sets are so wide because the
+/// fingerprints of 100,000 tokens fill them unevenly, and a set that overflows forgets just what comes next.
+const ACCEPTED_SETS: usize = 4096;
+const ACCEPTED_SET_MAX: usize = 64;
 
-/// So many verified tokens are remembered: one per caller and refresh, so thousands of callers fit.
-const VERIFIED_MAX: usize = 4096;
+/// Room for 4,096 refused tokens. It is apart, so that a flood of them pushes out no accepted one.
+const REFUSED_SETS: usize = 256;
+const REFUSED_SET_MAX: usize = 16;
 
-/// What a verified JWT-SVID says.
+/// A refused token is not looked at again for so long.
+const REFUSED_TTL: Duration = Duration::from_secs(300);
+
+/// What a verified JWT-SVID says. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedJwt {
+    said: Arc<Said>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
     spiffe_id: SpiffeId,
     expires_at: SystemTime,
 }
 
-/// One revision of all JWT bundles, and the tokens that were verified with it.
+/// One revision of all JWT bundles, and the tokens that were judged with it.
 ///
-/// A new revision starts with nothing verified, so a token does not outlive the key that made it.
-#[derive(Debug, Default)]
+/// A new revision starts with nothing remembered, so a token does not outlive the key that made it.
+#[derive(Debug)]
 pub(crate) struct JwtTrust {
     keys: Keys,
-    verified: Mutex<HashMap<Fingerprint, Remembered>>,
-}
-
-/// SHA-256 over audience and token, so that neither is kept and one audience's token never serves another.
-type Fingerprint = [u8; 32];
-
-#[derive(Debug)]
-struct Remembered {
-    jwt: VerifiedJwt,
-    until: SystemTime,
+    accepted: Memory,
+    refused: Memory,
 }
 
 impl VerifiedJwt {
     /// Whom the token was made for.
     pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.spiffe_id
+        &self.said.spiffe_id
     }
 
     /// When it expires, by its own word.
     pub fn expires_at(&self) -> SystemTime {
-        self.expires_at
+        self.said.expires_at
     }
 }
 
 impl JwtTrust {
     pub(crate) fn new(keys: Keys) -> Self {
-        Self { keys, verified: Mutex::default() }
+        let accepted = Memory::new(ACCEPTED_SETS, ACCEPTED_SET_MAX);
+        let refused = Memory::new(REFUSED_SETS, REFUSED_SET_MAX);
+        Self { keys, accepted, refused }
     }
 
-    /// Verifies `token`, or remembers that it was verified a moment ago.
+    /// Verifies `token`, or remembers how it was judged before.
     pub(crate) fn verify(
         &self,
         token: &str,
@@ -87,242 +97,120 @@ impl JwtTrust {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(Refusal::TooLong { limit: TOKEN_MAX_BYTES });
         }
-        let fingerprint = fingerprint(token, audience);
-        if let Some(jwt) = self.recall(&fingerprint, now) {
-            return Ok(jwt);
+        let fingerprint = fingerprint(token);
+        if let Some(judgement) = self.recall(&fingerprint, audience, now) {
+            return judgement;
         }
-        let jwt = self.verify_afresh(token, audience, now, LEEWAY)?;
-        self.remember(fingerprint, &jwt, now);
-        Ok(jwt)
+        let token = Token::split(token)?;
+        let (header, claims) = (token.header()?, token.claims()?);
+        let judgement = self.judge(&token, &header, &claims, audience, now);
+        self.remember(fingerprint, &claims, audience, &judgement, now);
+        judgement
     }
 
+    /// Verifies `token` without remembering anything.
     pub(crate) fn verify_afresh(
         &self,
         token: &str,
         audience: &Audience,
         now: SystemTime,
-        leeway: Duration,
     ) -> Result<VerifiedJwt, Refusal> {
-        let parts = Parts::split(token)?;
-        let claims = parts.claims()?;
+        let token = Token::split(token)?;
+        self.judge(&token, &token.header()?, &token.claims()?, audience, now)
+    }
+
+    fn judge(
+        &self,
+        token: &Token<'_>,
+        header: &Header<'_>,
+        claims: &Claims<'_>,
+        audience: &Audience,
+        now: SystemTime,
+    ) -> Result<VerifiedJwt, Refusal> {
         let spiffe_id = claims.workload()?;
-        self.verify_signature(&parts, &spiffe_id)?;
+        self.verify_signature(token, header, &spiffe_id.trust_domain())?;
         claims.check_audience(audience)?;
-        let expires_at = claims.check_times(now, leeway)?;
-        Ok(VerifiedJwt { spiffe_id, expires_at })
+        let expires_at = claims.check_times(now, LEEWAY)?;
+        Ok(VerifiedJwt { said: Arc::new(Said { spiffe_id, expires_at }) })
     }
 
-    fn verify_signature(&self, parts: &Parts<'_>, spiffe_id: &SpiffeId) -> Result<(), Refusal> {
-        let trust_domain = spiffe_id.trust_domain();
-        let Some(bundle) = self.keys.get(&trust_domain) else {
-            return Err(Refusal::UnknownTrustDomain(trust_domain));
+    /// Only the keys of the subject's own trust domain count.
+    fn verify_signature(
+        &self,
+        token: &Token<'_>,
+        header: &Header<'_>,
+        trust_domain: &TrustDomain,
+    ) -> Result<(), Refusal> {
+        let Some(bundle) = self.keys.get(trust_domain) else {
+            return Err(Refusal::UnknownTrustDomain(trust_domain.clone()));
         };
-        let named: Vec<&Key> = match &parts.kid {
-            Some(kid) => bundle.iter().filter(|key| key.kid.as_ref() == Some(kid)).collect(),
-            None => bundle.iter().filter(|key| key.fits(parts.algorithm)).collect(),
-        };
-        if named.is_empty() {
-            return Err(Refusal::UnknownKey(trust_domain));
+        let fits = |key: &&Key| key.fits(header.algorithm);
+        let named =
+            |key: &&Key| header.kid.is_none() || key.kid.as_deref() == header.kid.as_deref();
+        let mut candidates = bundle.iter().filter(named).filter(fits).take(KEYS_TRIED_MAX);
+        let signed = token.signed.as_bytes();
+        if candidates.any(|key| key.verifies(header.algorithm, signed, token.signature())) {
+            return Ok(());
         }
-        let mut fitting = named.into_iter().filter(|key| key.fits(parts.algorithm)).peekable();
-        if fitting.peek().is_none() {
-            return Err(Refusal::KeyMismatch);
-        }
-        let verified = fitting
-            .take(KEYS_TRIED_MAX)
-            .any(|key| key.verifies(parts.algorithm, parts.signed.as_bytes(), &parts.signature));
-        if verified { Ok(()) } else { Err(Refusal::Signature) }
-    }
-
-    fn recall(&self, fingerprint: &Fingerprint, now: SystemTime) -> Option<VerifiedJwt> {
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(fingerprint).filter(|found| now < found.until).map(|found| found.jwt.clone())
-    }
-
-    fn remember(&self, fingerprint: Fingerprint, jwt: &VerifiedJwt, now: SystemTime) {
-        let until = jwt.expires_at.min(now + VERIFIED_TTL);
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if verified.len() >= VERIFIED_MAX {
-            verified.retain(|_, remembered| now < remembered.until);
-        }
-        // Still full of live ones: forgetting costs a verification each, growing could cost the process.
-        if verified.len() >= VERIFIED_MAX {
-            verified.clear();
-        }
-        verified.insert(fingerprint, Remembered { jwt: jwt.clone(), until });
-    }
-}
-
-/// A JWS in compact form, taken apart.
-struct Parts<'a> {
-    /// Header and payload as they were signed.
-    signed: &'a str,
-    algorithm: Algorithm,
-    kid: Option<String>,
-    payload: Vec<u8>,
-    signature: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    #[serde(default, deserialize_with = "text")]
-    kid: Option<String>,
-    #[serde(default, deserialize_with = "text")]
-    typ: Option<String>,
-}
-
-impl<'a> Parts<'a> {
-    fn split(token: &'a str) -> Result<Self, Refusal> {
-        let malformed = |what| Refusal::Malformed { what };
-        let (signed, signature) =
-            token.rsplit_once('.').ok_or_else(|| malformed("it has no parts"))?;
-        let (header, payload) =
-            signed.split_once('.').ok_or_else(|| malformed("it has two parts, not three"))?;
-        if payload.contains('.') {
-            return Err(malformed("it has more than three parts"));
-        }
-        let header = decode(header).ok_or_else(|| malformed("its header is not base64url"))?;
-        let (algorithm, kid) = read_header(&header)?;
-        Ok(Self {
-            signed,
-            algorithm,
-            kid,
-            payload: decode(payload).ok_or_else(|| malformed("its payload is not base64url"))?,
-            signature: decode(signature)
-                .ok_or_else(|| malformed("its signature is not base64url"))?,
+        // A key of this name, or any key at all, is needed before one can be the wrong kind.
+        let mut candidates = bundle.iter().filter(named);
+        Err(match (candidates.clone().any(|key| fits(&key)), candidates.next(), &header.kid) {
+            (true, ..) => Refusal::Signature,
+            (false, Some(_), Some(_)) => Refusal::KeyMismatch,
+            _ => Refusal::UnknownKey(trust_domain.clone()),
         })
     }
 
-    fn claims(&self) -> Result<Claims, Refusal> {
-        serde_json::from_slice(&self.payload).map_err(|_| Refusal::Malformed {
-            what: "its payload is not JSON with claims of the right types",
-        })
-    }
-}
-
-fn read_header(json: &[u8]) -> Result<(Algorithm, Option<String>), Refusal> {
-    let malformed =
-        Refusal::Malformed { what: "its header is not JSON with alg, and kid and typ, as text" };
-    let names: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(|_| malformed.clone())?;
-    if names.keys().any(|name| !matches!(name.as_str(), "alg" | "kid" | "typ")) {
-        return Err(Refusal::HeaderParameter);
-    }
-    // A map keeps the last of two equal names; this refuses them.
-    let header: Header = serde_json::from_slice(json).map_err(|_| malformed)?;
-    let algorithm = Algorithm::parse(&header.alg).ok_or(Refusal::Algorithm)?;
-    if !matches!(header.typ.as_deref(), None | Some("JWT" | "JOSE")) {
-        return Err(Refusal::Type);
-    }
-    Ok((algorithm, header.kid))
-}
-
-/// The claims that count. `iat` must be a time where it is there, and is not held against the token when it
-/// is in the future: it informs (RFC 7519 §4.1.6), and only `nbf` forbids.
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default, deserialize_with = "text")]
-    sub: Option<String>,
-    #[serde(default)]
-    aud: Audiences,
-    exp: Option<NumericDate>,
-    nbf: Option<NumericDate>,
-    #[serde(rename = "iat")]
-    _iat: Option<NumericDate>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audiences {
-    One(String),
-    Several(Vec<String>),
-}
-
-/// Seconds since the epoch, perhaps with a fraction (RFC 7519 §2), which is dropped.
-struct NumericDate(u64);
-
-impl Claims {
-    fn workload(&self) -> Result<SpiffeId, Refusal> {
-        let sub = self.sub.as_deref().ok_or(Refusal::Subject)?;
-        let spiffe_id = SpiffeId::parse(sub).map_err(|_| Refusal::Subject)?;
-        if spiffe_id.path().is_empty() { Err(Refusal::Subject) } else { Ok(spiffe_id) }
+    fn recall(
+        &self,
+        fingerprint: &Fingerprint,
+        audience: &Audience,
+        now: SystemTime,
+    ) -> Option<Result<VerifiedJwt, Refusal>> {
+        let recall = |memory: &Memory| memory.recall(fingerprint, audience, now);
+        match recall(&self.accepted).or_else(|| recall(&self.refused))? {
+            Judgement::Accepted(jwt) => Some(Ok(jwt)),
+            // The clock may have been put back; then it is judged again.
+            Judgement::Expired(at) => expired(at, now, LEEWAY).map(Err),
+            Judgement::Refused(refusal) => Some(Err((*refusal).clone())),
+        }
     }
 
-    fn check_audience(&self, expected: &Audience) -> Result<(), Refusal> {
-        let audiences = match &self.aud {
-            Audiences::One(one) => std::slice::from_ref(one),
-            Audiences::Several(several) => several,
+    /// Keeps what time cannot change, and what cost a signature verification to find out; other refusals are as
+    /// cheap to repeat as to remember.
+    fn remember(
+        &self,
+        fingerprint: Fingerprint,
+        claims: &Claims<'_>,
+        audience: &Audience,
+        judgement: &Result<VerifiedJwt, Refusal>,
+        now: SystemTime,
+    ) {
+        let (judgement, until) = match judgement {
+            Ok(jwt) => {
+                let until =
+                    jwt.expires_at().checked_add(LEEWAY).unwrap_or_else(|| jwt.expires_at());
+                let accepted = Judgement::Accepted(jwt.clone());
+                return self.accepted.remember(fingerprint, audience, accepted, until, now);
+            }
+            Err(Refusal::Expired { .. }) => match claims.expires_at() {
+                Ok(at) => (Judgement::Expired(at), now + REFUSED_TTL),
+                Err(_) => return,
+            },
+            Err(
+                refusal @ (Refusal::Signature
+                | Refusal::NoAudience
+                | Refusal::Audience { .. }
+                | Refusal::TooManyAudiences { .. }
+                | Refusal::NoExpiry),
+            ) => (Judgement::Refused(Arc::new(refusal.clone())), now + REFUSED_TTL),
+            Err(_) => return,
         };
-        if audiences.is_empty() {
-            return Err(Refusal::NoAudience);
-        }
-        if !audiences.iter().take(AUDIENCES_MAX).any(|audience| audience == expected.as_str()) {
-            return Err(Refusal::Audience { expected: expected.clone() });
-        }
-        Ok(())
-    }
-
-    fn check_times(&self, now: SystemTime, leeway: Duration) -> Result<SystemTime, Refusal> {
-        let expires_at = self.exp.as_ref().ok_or(Refusal::NoExpiry)?.time()?;
-        if let Ok(ago) = now.duration_since(expires_at).map(|ago| ago.as_secs_f64())
-            && ago >= leeway.as_secs_f64()
-        {
-            return Err(Refusal::Expired { ago_s: ago as u64 });
-        }
-        if let Some(not_before) = &self.nbf
-            && let Ok(ahead) = not_before.time()?.duration_since(now)
-            && ahead > leeway
-        {
-            return Err(Refusal::NotYetValid { in_s: ahead.as_secs() });
-        }
-        Ok(expires_at)
+        self.refused.remember(fingerprint, audience, judgement, until, now);
     }
 }
 
-impl NumericDate {
-    fn time(&self) -> Result<SystemTime, Refusal> {
-        UNIX_EPOCH
-            .checked_add(Duration::from_secs(self.0))
-            .ok_or(Refusal::Malformed { what: "one of its times is out of range" })
-    }
-}
-
-impl Default for Audiences {
-    fn default() -> Self {
-        Self::Several(Vec::new())
-    }
-}
-
-impl<'de> Deserialize<'de> for NumericDate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = serde_json::Number::deserialize(deserializer)?;
-        let fraction =
-            || number.as_f64().filter(|seconds| (0.0..9e15).contains(seconds)).map(|s| s as u64);
-        let seconds = number.as_u64().or_else(fraction);
-        seconds.map(Self).ok_or_else(|| serde::de::Error::custom("not a time"))
-    }
-}
-
-/// Text that is there; `null` is not text.
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
-}
-
-fn decode(part: &str) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(part).ok().filter(|bytes| !bytes.is_empty())
-}
-
-fn fingerprint(token: &str, audience: &Audience) -> Fingerprint {
-    let mut context = digest::Context::new(&digest::SHA256);
-    // The length keeps "ab" + "c" apart from "a" + "bc".
-    context.update(&(audience.as_str().len() as u64).to_be_bytes());
-    context.update(audience.as_str().as_bytes());
-    context.update(token.as_bytes());
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(context.finish().as_ref());
-    fingerprint
-}
-
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

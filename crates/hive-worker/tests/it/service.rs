@@ -220,7 +220,7 @@ async fn attach_as(authority: &Authority, path: &str) -> (Workload, Upkeep) {
 }
 
 async fn attach(authority: &Authority) -> (Workload, Upkeep) {
-    let config = WorkloadConfig { endpoint: authority.endpoint(), attach_deadline: PATIENCE };
+    let config = WorkloadConfig::new(authority.endpoint(), PATIENCE);
     Workload::attach(config).await.unwrap()
 }
 

@@ -17,6 +17,9 @@ const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
 /// Plan views carry a story each, and a plan has at most 1,000 tickets.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
+/// Whoever has not set anything has probably just started a stack.
+const HINT: &str = "; `hive up` prints the line that sets it for this shell";
+
 /// The orchestrator's client for whoever looks after plans.
 pub(crate) type Plans = PlansClient<Channel>;
 
@@ -73,22 +76,40 @@ pub(crate) fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>)
     }
 }
 
-/// Who this process is, according to the Workload API at `SPIFFE_ENDPOINT_SOCKET`.
+/// Who this process is, according to the Workload API that its environment names.
 pub(crate) async fn attach() -> Result<Workload, Failure> {
     // Its upkeep ends with the runtime, that is, with the command.
-    attach_to(setting("SPIFFE_ENDPOINT_SOCKET")?, CancellationToken::new()).await
+    attach_with(workload_config()?, CancellationToken::new()).await
 }
 
 /// Who this process is, according to the Workload API at `endpoint`, kept up to date until `stop`.
+#[cfg(feature = "dev")]
 pub(crate) async fn attach_to(
     endpoint: String,
     stop: CancellationToken,
 ) -> Result<Workload, Failure> {
-    let config = WorkloadConfig { endpoint, attach_deadline: ATTACH_DEADLINE };
+    attach_with(WorkloadConfig::new(endpoint, ATTACH_DEADLINE), stop).await
+}
+
+async fn attach_with(config: WorkloadConfig, stop: CancellationToken) -> Result<Workload, Failure> {
     let attached = Workload::attach(config).await;
     let (workload, upkeep) = attached.map_err(|error| Failure::unavailable(chain(&error)))?;
     tokio::spawn(upkeep.run(stop));
     Ok(workload)
+}
+
+fn workload_config() -> Result<WorkloadConfig, Failure> {
+    let mut config = WorkloadConfig::from_strings(value).map_err(|wrong| {
+        let wrong: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        Failure::bad_input(format!("{}{HINT}", wrong.join("\n")))
+    })?;
+    config.attach_deadline = ATTACH_DEADLINE;
+    Ok(config)
+}
+
+/// A setting; one that is empty counts as not set.
+pub(crate) fn value(name: &str) -> Option<String> {
+    ProcessEnvironment.string(name).filter(|value| !value.is_empty())
 }
 
 /// The orchestrator at `HIVE_ORCHESTRATOR_ADDR`, as this workload.
@@ -107,9 +128,5 @@ pub(crate) fn plans_at(workload: &Workload, address: &str) -> Result<Plans, Fail
 }
 
 fn setting(name: &str) -> Result<String, Failure> {
-    ProcessEnvironment.string(name).filter(|value| !value.is_empty()).ok_or_else(|| {
-        Failure::bad_input(format!(
-            "{name} is not set; `hive up` prints the line that sets it for this shell"
-        ))
-    })
+    value(name).ok_or_else(|| Failure::bad_input(format!("{name} is not set{HINT}")))
 }

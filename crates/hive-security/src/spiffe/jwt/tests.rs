@@ -66,7 +66,7 @@ fn id() -> SpiffeId {
 async fn until(mut condition: impl FnMut() -> bool) {
     let poll = async {
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(2)).await;
         }
     };
     timeout(Duration::from_secs(10), poll).await.expect("the condition never came true");
@@ -109,6 +109,25 @@ async fn past_half_of_its_life_a_token_is_refreshed_behind_the_call() {
     until(|| svids.entry(&audience("a")).held().attempts == 2).await;
     assert_eq!(svids.svid(&id(), &audience("a")).await.unwrap().token().expose_secret(), "a#1");
     assert_eq!(script.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_token_in_use_is_refreshed_although_nobody_calls_and_an_unused_one_is_not() {
+    let script = Script::new(Duration::from_secs(300));
+    let svids = Arc::new(JwtSvids::new(script.clone()));
+    let keeping = svids.clone();
+    let kept = tokio::spawn(async move { keeping.keep_ahead(|| Some(id())).await });
+    for text in ["used", "unused"] {
+        svids.svid(&id(), &audience(text)).await.unwrap();
+        make_due(&svids, text);
+        until(|| svids.entry(&audience(text)).held().attempts == 2).await;
+    }
+    svids.svid(&id(), &audience("used")).await.unwrap();
+    make_due(&svids, "unused");
+    make_due(&svids, "used");
+    until(|| svids.entry(&audience("used")).held().attempts == 3).await;
+    assert_eq!(svids.entry(&audience("unused")).held().attempts, 2);
+    kept.abort();
 }
 
 #[tokio::test]

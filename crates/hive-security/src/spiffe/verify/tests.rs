@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{self, KeySize};
@@ -8,6 +8,8 @@ use aws_lc_rs::signature::{
     self, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
     EcdsaSigningAlgorithm, KeyPair, RsaEncoding,
 };
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::*;
@@ -220,6 +222,10 @@ fn without_kid_a_bounded_number_of_keys_is_tried() {
     }
 }
 
+fn remembered(trust: &JwtTrust, token: &str, audience: &Audience, now: SystemTime) -> bool {
+    trust.recall(&fingerprint(token), audience, now).is_some()
+}
+
 #[test]
 fn a_verified_token_is_remembered_for_its_audience_its_life_and_its_bundles_only() {
     let authority = Authority::new("td");
@@ -227,13 +233,14 @@ fn a_verified_token_is_remembered_for_its_audience_its_life_and_its_bundles_only
     let now = SystemTime::now();
     let trust = JwtTrust::new(authority.keys());
     trust.verify(&token, &audience(AUDIENCE), now).unwrap();
-    assert!(trust.recall(&fingerprint(&token, &audience(AUDIENCE)), now).is_some());
-    assert!(trust.recall(&fingerprint(&token, &audience("elsewhere")), now).is_none());
-    assert!(
-        trust
-            .recall(&fingerprint(&token, &audience(AUDIENCE)), now + Duration::from_secs(11))
-            .is_none()
-    );
+    assert!(remembered(&trust, &token, &audience(AUDIENCE), now));
+    assert!(!remembered(&trust, &token, &audience("elsewhere"), now));
+    assert!(!remembered(
+        &trust,
+        &token,
+        &audience(AUDIENCE),
+        now + Duration::from_secs(10) + LEEWAY
+    ));
     let after_rotation = JwtTrust::new(Authority::new("td").keys());
     assert_eq!(
         after_rotation.verify(&token, &audience(AUDIENCE), now).unwrap_err(),
@@ -242,18 +249,105 @@ fn a_verified_token_is_remembered_for_its_audience_its_life_and_its_bundles_only
 }
 
 #[test]
-fn the_memory_of_verified_tokens_is_bounded() {
+fn a_token_that_was_verified_for_one_audience_is_judged_again_for_another() {
     let authority = Authority::new("td");
-    let token = authority.sign(&header(), &claims());
+    let token = authority.sign(&header(), &with(claims(), "aud", json!([AUDIENCE])));
     let now = SystemTime::now();
     let trust = JwtTrust::new(authority.keys());
-    let jwt = trust.verify(&token, &audience(AUDIENCE), now).unwrap();
-    for number in 0..2 * VERIFIED_MAX as u64 {
-        let mut fingerprint = [0; 32];
-        fingerprint[..8].copy_from_slice(&number.to_be_bytes());
-        trust.remember(fingerprint, &jwt, now);
+    for _ in 0..2 {
+        assert!(trust.verify(&token, &audience(AUDIENCE), now).is_ok());
+        let refusal = trust.verify(&token, &audience("elsewhere"), now).unwrap_err();
+        assert_eq!(refusal, Refusal::Audience { expected: audience("elsewhere") });
     }
-    assert!(trust.verified.lock().unwrap().len() <= VERIFIED_MAX);
+}
+
+#[test]
+fn a_refusal_is_remembered_unless_time_may_change_it() {
+    let authority = Authority::new("td");
+    let now = SystemTime::now();
+    let forged = Authority::new("td").sign(&header(), &claims());
+    let sign = |name, to| authority.sign(&header(), &with(claims(), name, to));
+    let early = sign("nbf", json!(unix_now() + 100));
+    for (token, kept) in [
+        (forged, true),
+        (sign("aud", json!("elsewhere")), true),
+        (sign("aud", json!([])), true),
+        (sign("exp", Value::Null), true),
+        (sign("exp", json!(unix_now() - 100)), true),
+        (early.clone(), false),
+        (sign("sub", json!("spiffe://unknown/a")), false),
+    ] {
+        let trust = JwtTrust::new(authority.keys());
+        let first = trust.verify(&token, &audience(AUDIENCE), now).unwrap_err();
+        assert_eq!(remembered(&trust, &token, &audience(AUDIENCE), now), kept, "{first:?}");
+        assert_eq!(trust.verify(&token, &audience(AUDIENCE), now).unwrap_err(), first);
+    }
+    let trust = JwtTrust::new(authority.keys());
+    assert!(trust.verify(&early, &audience(AUDIENCE), now).is_err());
+    assert!(trust.verify(&early, &audience(AUDIENCE), now + Duration::from_secs(80)).is_ok());
+}
+
+#[test]
+fn a_clock_that_is_put_back_makes_an_expired_token_good_again() {
+    let authority = Authority::new("td");
+    let token = authority.sign(&header(), &with(claims(), "exp", json!(unix_now() + 60)));
+    let now = SystemTime::now();
+    let trust = JwtTrust::new(authority.keys());
+    let later = now + Duration::from_secs(100);
+    for _ in 0..2 {
+        let refusal = trust.verify(&token, &audience(AUDIENCE), later).unwrap_err();
+        assert!(matches!(refusal, Refusal::Expired { ago_s: 39..=40 }), "{refusal:?}");
+    }
+    assert!(trust.verify(&token, &audience(AUDIENCE), now).is_ok());
+}
+
+#[test]
+fn the_memory_is_bounded_and_gives_up_what_is_not_asked_for() {
+    let now = SystemTime::now();
+    let until = now + Duration::from_secs(60);
+    let memory = Memory::new(2, 4);
+    let ours = audience(AUDIENCE);
+    let keep = |name: &str, until| {
+        memory.remember(
+            fingerprint(name),
+            &ours,
+            Judgement::Refused(Arc::new(Refusal::Signature)),
+            until,
+            now,
+        );
+    };
+    let known = |name: &str| memory.recall(&fingerprint(name), &ours, now).is_some();
+    keep("asked for", until);
+    for stranger in 0..1000 {
+        assert!(known("asked for"), "pushed out by stranger {stranger}");
+        keep(&stranger.to_string(), until);
+    }
+    assert!(known("999"), "the newest is kept");
+    assert_eq!(memory.len(), 8);
+}
+
+#[test]
+fn what_has_expired_gives_way_first() {
+    let now = SystemTime::now();
+    let memory = Memory::new(1, 3);
+    let ours = audience(AUDIENCE);
+    let keep = |name: &str, life: u64, now| {
+        let until = now + Duration::from_secs(life);
+        memory.remember(
+            fingerprint(name),
+            &ours,
+            Judgement::Refused(Arc::new(Refusal::Signature)),
+            until,
+            now,
+        );
+    };
+    keep("long", 60, now);
+    keep("short", 1, now);
+    keep("longer", 90, now);
+    let later = now + Duration::from_secs(2);
+    keep("new", 60, later);
+    let known = |name: &str| memory.recall(&fingerprint(name), &ours, later).is_some();
+    assert_eq!(["long", "short", "longer", "new"].map(known), [true, false, true, true]);
 }
 
 #[test]
