@@ -3,7 +3,9 @@
 mod arrows;
 mod bench;
 mod check;
+mod conformance;
 mod deny;
+mod mutants;
 
 use std::process::ExitCode;
 
@@ -12,6 +14,8 @@ usage: cargo xtask <task>
 
   check   everything CI checks: format, clippy, crate arrows, docs, cargo-deny, tests
   bench   start-up time and resident memory of `hive up`, on a release build
+  conformance      what the SPIFFE standards ask for, and which test shows it
+  mutants [name]   break the verifier in a copy, one place at a time, and demand that a test notices
 ";
 
 fn main() -> ExitCode {
@@ -19,6 +23,8 @@ fn main() -> ExitCode {
     let outcome = match task.as_deref() {
         Some("bench") => bench::run(),
         Some("check") => check::run(),
+        Some("conformance") => conformance::run(),
+        Some("mutants") => mutants::run(std::env::args().nth(2).as_deref()),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(64);

@@ -1,0 +1,155 @@
+//! Whether the tests notice: breaks the verifier in one place after another, in a copy, and demands that a test
+//! fails for each.
+
+use crate::conformance::workspace;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+const MUTATIONS: &str = "conformance/mutations.json";
+
+/// A mutation that has not failed by then is one that hangs, and hanging is failing.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// What is copied; the rest is not needed to build the crate and its tests.
+const SOURCES: [&str; 6] =
+    ["Cargo.toml", "Cargo.lock", "clippy.toml", "rust-toolchain.toml", "crates", "xtask"];
+
+struct Mutation {
+    name: String,
+    file: String,
+    search: String,
+    replace: String,
+}
+
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Caught,
+    DoesNotCompile,
+    Survived,
+}
+
+/// Tries every mutation whose name contains `only`, or all.
+pub(crate) fn run(only: Option<&str>) -> Result<()> {
+    let mutations = mutations()?;
+    let copy = Copy::make()?;
+    if copy.test()? != Fate::Survived {
+        bail!("the tests fail before anything was broken");
+    }
+    let mut escaped = Vec::new();
+    for mutation in mutations.iter().filter(|m| only.is_none_or(|only| m.name.contains(only))) {
+        let began = Instant::now();
+        let fate = copy.with(mutation)?;
+        println!(
+            "{:<16} {:>4} s  {}",
+            format!("{fate:?}"),
+            began.elapsed().as_secs(),
+            mutation.name
+        );
+        if fate != Fate::Caught {
+            escaped.push(mutation.name.as_str());
+        }
+    }
+    if escaped.is_empty() { Ok(()) } else { bail!("not caught: {}", escaped.join(", ")) }
+}
+
+/// The sources, and a target directory of their own that is kept for the next time.
+struct Copy {
+    sources: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    fn make() -> Result<Self> {
+        let workspace = workspace()?;
+        let sources = std::env::temp_dir().join(format!("hive-mutants-{}", std::process::id()));
+        std::fs::create_dir_all(&sources)?;
+        let copy = Self { sources, target: workspace.join("target/mutants") };
+        for name in SOURCES {
+            let from = workspace.join(name);
+            if from.exists() {
+                let status = Command::new("cp").arg("-a").arg(from).arg(&copy.sources).status()?;
+                anyhow::ensure!(status.success(), "{name} cannot be copied");
+            }
+        }
+        Ok(copy)
+    }
+
+    fn with(&self, mutation: &Mutation) -> Result<Fate> {
+        let path = self.sources.join(&mutation.file);
+        let original =
+            std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let found = original.matches(&mutation.search).count();
+        if found != 1 {
+            bail!("{}: its search text is found {found} times in {}", mutation.name, mutation.file);
+        }
+        std::fs::write(&path, original.replacen(&mutation.search, &mutation.replace, 1))?;
+        let fate = self.test();
+        std::fs::write(&path, original)?;
+        fate
+    }
+
+    fn test(&self) -> Result<Fate> {
+        if !self.cargo(&["--no-run"])?.success() {
+            return Ok(Fate::DoesNotCompile);
+        }
+        let status = self.cargo(&["spiffe::verify"])?;
+        Ok(if status.success() { Fate::Survived } else { Fate::Caught })
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Result<ExitStatus> {
+        let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut child = Command::new(program)
+            .args(["test", "--quiet", "--package", "hive-security", "--lib"])
+            .args(arguments)
+            .current_dir(&self.sources)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cargo cannot be run")?;
+        wait(&mut child, if arguments == ["--no-run"] { DEADLINE * 6 } else { DEADLINE })
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // It stands in the temporary directory, so a failure leaves nothing that matters.
+        let _ = std::fs::remove_dir_all(&self.sources);
+    }
+}
+
+fn wait(child: &mut std::process::Child, deadline: Duration) -> Result<ExitStatus> {
+    let until = Instant::now() + deadline;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill()?;
+    Ok(child.wait()?)
+}
+
+fn mutations() -> Result<Vec<Mutation>> {
+    let path: &Path = &workspace()?.join(MUTATIONS);
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let list: Value = serde_json::from_str(&text).context(MUTATIONS)?;
+    let mutations = list["mutations"].as_array().context("the file has mutations")?;
+    mutations.iter().map(mutation).collect()
+}
+
+fn mutation(value: &Value) -> Result<Mutation> {
+    let field = |name: &str| {
+        let text = value[name].as_str().with_context(|| format!("{value} has no {name}"))?;
+        Ok::<_, anyhow::Error>(text.to_owned())
+    };
+    Ok(Mutation {
+        name: field("name")?,
+        file: field("file")?,
+        search: field("search")?,
+        replace: field("replace")?,
+    })
+}
