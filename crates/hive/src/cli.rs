@@ -2,6 +2,7 @@
 
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod identity;
 mod plan;
 mod render;
@@ -32,8 +33,10 @@ enum Verb {
     /// Submits, watches, lists, shows and cancels plans.
     #[command(subcommand)]
     Plan(plan::Verb),
-    /// Says who this process is to others, and until when.
+    /// Says who this process is to others, and until when; fetches and verifies documents.
     Identity(identity::Options),
+    /// Finds out why this process has no identity, or a bad one, and what to do about it.
+    Doctor(doctor::Options),
     /// Serves the registry of workers. Configured by its environment.
     Registry,
     /// Serves the orchestrator. Configured by its environment.
@@ -69,7 +72,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         #[cfg(feature = "dev")]
         Verb::Up(options) => crate::up::run(options),
         Verb::Plan(verb) => plan::run(verb),
-        Verb::Identity(options) => identity::run(&options),
+        Verb::Identity(options) => identity::run(options),
+        Verb::Doctor(options) => doctor::run(&options),
         Verb::Registry => service::registry(),
         Verb::Orchestrator => service::orchestrator(),
         Verb::Worker => service::worker(),

@@ -2,9 +2,12 @@
 
 mod bad_input;
 mod cleanup;
+mod doctor;
 mod durability;
 mod harness;
 mod identity;
 mod plans;
+#[path = "../../../hive-security/tests/scripted/mod.rs"]
+mod scripted;
 mod secrets;
 mod stranger;
