@@ -1,5 +1,6 @@
 //! Names: SPIFFE IDs, trust domains, audiences.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -97,6 +98,13 @@ impl From<spiffe::SpiffeId> for SpiffeId {
 impl From<spiffe::TrustDomain> for TrustDomain {
     fn from(name: spiffe::TrustDomain) -> Self {
         Self(name)
+    }
+}
+
+/// Lets a map of trust domains be asked for that of a SPIFFE ID, without a copy.
+impl Borrow<spiffe::TrustDomain> for TrustDomain {
+    fn borrow(&self) -> &spiffe::TrustDomain {
+        &self.0
     }
 }
 

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::Refusal;
-use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
+#[cfg(test)]
+use crate::spiffe::id::TrustDomain;
+use crate::spiffe::id::{Audience, SpiffeId};
 use crate::spiffe::keys::{Key, Keys};
-use memory::{Fingerprint, Judgement, Memory, fingerprint};
+use memory::{Fingerprint, Memory, Remembered, Seen, fingerprint};
 pub use offline::Verifier;
 use token::{Claims, Header, Token, expired};
 
@@ -34,10 +36,10 @@ pub(crate) const AUDIENCES_MAX: usize = 32;
 /// try costs a signature verification that a stranger can ask for.
 pub(crate) const KEYS_TRIED_MAX: usize = 8;
 
-/// Room for 262,144 accepted tokens, one per caller and refresh, in some 70 MB. The sets are so wide because the
-/// fingerprints of 100,000 tokens fill them unevenly, and a set that overflows forgets just what comes next.
-const ACCEPTED_SETS: usize = 4096;
-const ACCEPTED_SET_MAX: usize = 64;
+/// Room for 327,680 accepted tokens, one per caller and refresh. Of 100,000 tokens about six share a set; the
+/// fingerprints fill them unevenly, and a set that overflows forgets just what comes next.
+const ACCEPTED_SETS: usize = 16 * 1024;
+const ACCEPTED_SET_MAX: usize = 20;
 
 /// Room for 4,096 refused tokens. It is apart, so that a flood of them pushes out no accepted one.
 const REFUSED_SETS: usize = 256;
@@ -47,15 +49,30 @@ const REFUSED_SET_MAX: usize = 16;
 const REFUSED_TTL: Duration = Duration::from_secs(300);
 
 /// What a verified JWT-SVID says. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct VerifiedJwt {
     said: Arc<Said>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Said {
-    spiffe_id: SpiffeId,
+    seen: Option<Seen>,
     expires_at: SystemTime,
+    spiffe_id: SpiffeId,
+}
+
+/// Why a token was refused, and that time cannot turn it round.
+#[derive(Debug)]
+struct Refused {
+    seen: Seen,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// Genuine, and over since then.
+    Expired(SystemTime),
+    Other(Refusal),
 }
 
 /// One revision of all JWT bundles, and the tokens that were judged with it.
@@ -64,8 +81,8 @@ struct Said {
 #[derive(Debug)]
 pub(crate) struct JwtTrust {
     keys: Keys,
-    accepted: Memory,
-    refused: Memory,
+    accepted: Memory<Said>,
+    refused: Memory<Refused>,
 }
 
 impl VerifiedJwt {
@@ -77,6 +94,35 @@ impl VerifiedJwt {
     /// When it expires, by its own word.
     pub fn expires_at(&self) -> SystemTime {
         self.said.expires_at
+    }
+}
+
+impl PartialEq for VerifiedJwt {
+    fn eq(&self, other: &Self) -> bool {
+        (self.spiffe_id(), self.expires_at()) == (other.spiffe_id(), other.expires_at())
+    }
+}
+
+impl Eq for VerifiedJwt {}
+
+impl std::fmt::Debug for VerifiedJwt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifiedJwt")
+            .field("spiffe_id", self.spiffe_id())
+            .field("expires_at", &self.expires_at())
+            .finish()
+    }
+}
+
+impl Remembered for Said {
+    fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+}
+
+impl Remembered for Refused {
+    fn seen(&self) -> Option<&Seen> {
+        Some(&self.seen)
     }
 }
 
@@ -103,9 +149,19 @@ impl JwtTrust {
         }
         let token = Token::split(token)?;
         let (header, claims) = (token.header()?, token.claims()?);
-        let judgement = self.judge(&token, &header, &claims, audience, now);
-        self.remember(fingerprint, &claims, audience, &judgement, now);
-        judgement
+        match self.judge(&token, &header, &claims, audience, now) {
+            Ok((spiffe_id, expires_at)) => {
+                let until = expires_at.checked_add(LEEWAY).unwrap_or(expires_at);
+                let seen = Some(self.accepted.seen(fingerprint, audience, until));
+                let said = Arc::new(Said { seen, expires_at, spiffe_id });
+                self.accepted.remember(&said, now);
+                Ok(VerifiedJwt { said })
+            }
+            Err(refusal) => {
+                self.remember_refused(fingerprint, &claims, audience, &refusal, now);
+                Err(refusal)
+            }
+        }
     }
 
     /// Verifies `token` without remembering anything.
@@ -116,9 +172,12 @@ impl JwtTrust {
         now: SystemTime,
     ) -> Result<VerifiedJwt, Refusal> {
         let token = Token::split(token)?;
-        self.judge(&token, &token.header()?, &token.claims()?, audience, now)
+        let (header, claims) = (token.header()?, token.claims()?);
+        let (spiffe_id, expires_at) = self.judge(&token, &header, &claims, audience, now)?;
+        Ok(VerifiedJwt { said: Arc::new(Said { seen: None, expires_at, spiffe_id }) })
     }
 
+    /// Whose token it is, and when it expires.
     fn judge(
         &self,
         token: &Token<'_>,
@@ -126,12 +185,12 @@ impl JwtTrust {
         claims: &Claims<'_>,
         audience: &Audience,
         now: SystemTime,
-    ) -> Result<VerifiedJwt, Refusal> {
+    ) -> Result<(SpiffeId, SystemTime), Refusal> {
         let spiffe_id = claims.workload()?;
-        self.verify_signature(token, header, &spiffe_id.trust_domain())?;
+        self.verify_signature(token, header, &spiffe_id)?;
         claims.check_audience(audience)?;
         let expires_at = claims.check_times(now, LEEWAY)?;
-        Ok(VerifiedJwt { said: Arc::new(Said { spiffe_id, expires_at }) })
+        Ok((spiffe_id, expires_at))
     }
 
     /// Only the keys of the subject's own trust domain count.
@@ -139,10 +198,11 @@ impl JwtTrust {
         &self,
         token: &Token<'_>,
         header: &Header<'_>,
-        trust_domain: &TrustDomain,
+        spiffe_id: &SpiffeId,
     ) -> Result<(), Refusal> {
+        let trust_domain = spiffe_id.inner().trust_domain();
         let Some(bundle) = self.keys.get(trust_domain) else {
-            return Err(Refusal::UnknownTrustDomain(trust_domain.clone()));
+            return Err(Refusal::UnknownTrustDomain(spiffe_id.trust_domain()));
         };
         let fits = |key: &&Key| key.fits(header.algorithm);
         let named =
@@ -157,7 +217,7 @@ impl JwtTrust {
         Err(match (candidates.clone().any(|key| fits(&key)), candidates.next(), &header.kid) {
             (true, ..) => Refusal::Signature,
             (false, Some(_), Some(_)) => Refusal::KeyMismatch,
-            _ => Refusal::UnknownKey(trust_domain.clone()),
+            _ => Refusal::UnknownKey(spiffe_id.trust_domain()),
         })
     }
 
@@ -167,46 +227,40 @@ impl JwtTrust {
         audience: &Audience,
         now: SystemTime,
     ) -> Option<Result<VerifiedJwt, Refusal>> {
-        let recall = |memory: &Memory| memory.recall(fingerprint, audience, now);
-        match recall(&self.accepted).or_else(|| recall(&self.refused))? {
-            Judgement::Accepted(jwt) => Some(Ok(jwt)),
+        if let Some(said) = self.accepted.recall(fingerprint, audience, now) {
+            return Some(Ok(VerifiedJwt { said }));
+        }
+        match &self.refused.recall(fingerprint, audience, now)?.why {
             // The clock may have been put back; then it is judged again.
-            Judgement::Expired(at) => expired(at, now, LEEWAY).map(Err),
-            Judgement::Refused(refusal) => Some(Err((*refusal).clone())),
+            Why::Expired(at) => expired(*at, now, LEEWAY).map(Err),
+            Why::Other(refusal) => Some(Err(refusal.clone())),
         }
     }
 
     /// Keeps what time cannot change, and what cost a signature verification to find out; other refusals are as
     /// cheap to repeat as to remember.
-    fn remember(
+    fn remember_refused(
         &self,
         fingerprint: Fingerprint,
         claims: &Claims<'_>,
         audience: &Audience,
-        judgement: &Result<VerifiedJwt, Refusal>,
+        refusal: &Refusal,
         now: SystemTime,
     ) {
-        let (judgement, until) = match judgement {
-            Ok(jwt) => {
-                let until =
-                    jwt.expires_at().checked_add(LEEWAY).unwrap_or_else(|| jwt.expires_at());
-                let accepted = Judgement::Accepted(jwt.clone());
-                return self.accepted.remember(fingerprint, audience, accepted, until, now);
-            }
-            Err(Refusal::Expired { .. }) => match claims.expires_at() {
-                Ok(at) => (Judgement::Expired(at), now + REFUSED_TTL),
+        let why = match refusal {
+            Refusal::Expired { .. } => match claims.expires_at() {
+                Ok(at) => Why::Expired(at),
                 Err(_) => return,
             },
-            Err(
-                refusal @ (Refusal::Signature
-                | Refusal::NoAudience
-                | Refusal::Audience { .. }
-                | Refusal::TooManyAudiences { .. }
-                | Refusal::NoExpiry),
-            ) => (Judgement::Refused(Arc::new(refusal.clone())), now + REFUSED_TTL),
-            Err(_) => return,
+            refusal @ (Refusal::Signature
+            | Refusal::NoAudience
+            | Refusal::Audience { .. }
+            | Refusal::TooManyAudiences { .. }
+            | Refusal::NoExpiry) => Why::Other(refusal.clone()),
+            _ => return,
         };
-        self.refused.remember(fingerprint, audience, judgement, until, now);
+        let seen = self.refused.seen(fingerprint, audience, now + REFUSED_TTL);
+        self.refused.remember(&Arc::new(Refused { seen, why }), now);
     }
 }
 

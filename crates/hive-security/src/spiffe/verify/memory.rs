@@ -10,48 +10,42 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 
-use super::VerifiedJwt;
-use crate::Refusal;
 use crate::spiffe::id::Audience;
 
 /// SHA-256 of a token, so that the token itself is not kept.
 pub(super) type Fingerprint = [u8; digest::SHA256_OUTPUT_LEN];
 
-/// How a token was judged for one audience, and that time cannot turn it round.
-#[derive(Clone, Debug)]
-pub(super) enum Judgement {
-    Accepted(VerifiedJwt),
-    /// Genuine, and over since then.
-    Expired(SystemTime),
-    /// Behind a pointer, for most entries are of the first kind and small ones are found sooner.
-    Refused(Arc<Refusal>),
-}
-
-/// Judgements under one revision of the bundles.
+/// Judgements of one kind under one revision of the bundles.
 #[derive(Debug)]
-pub(super) struct Memory {
-    sets: OnceLock<Box<[RwLock<Set>]>>,
+pub(super) struct Memory<J> {
+    sets: OnceLock<Box<[RwLock<Set<J>>]>>,
     sets_count: usize,
     set_max: usize,
     /// The audience of the newest entry: most services have one, and all entries share it.
     audience: Mutex<Option<Arc<Audience>>>,
 }
 
-#[derive(Debug, Default)]
-struct Set {
-    /// The first bytes of each entry's fingerprint: found without touching the entries.
-    tags: Vec<u64>,
-    entries: Vec<Entry>,
-    hand: usize,
+/// Which token was judged for whom, and for how long that holds. It is kept inside the judgement: in a large memory
+/// each look elsewhere costs as much as a third of the hash.
+#[derive(Debug)]
+pub(super) struct Seen {
+    fingerprint: Fingerprint,
+    until: SystemTime,
+    asked_for: AtomicBool,
+    audience: Arc<Audience>,
+}
+
+/// A judgement that can be remembered.
+pub(super) trait Remembered {
+    /// What was judged; `None` for what is not meant to be remembered.
+    fn seen(&self) -> Option<&Seen>;
 }
 
 #[derive(Debug)]
-struct Entry {
-    fingerprint: Fingerprint,
-    audience: Arc<Audience>,
-    judgement: Judgement,
-    until: SystemTime,
-    asked_for: AtomicBool,
+struct Set<J> {
+    /// Each with the first bytes of its fingerprint, so that hardly ever a wrong one is looked at.
+    entries: Vec<(u64, Arc<J>)>,
+    hand: usize,
 }
 
 pub(super) fn fingerprint(token: &str) -> Fingerprint {
@@ -61,7 +55,13 @@ pub(super) fn fingerprint(token: &str) -> Fingerprint {
     fingerprint
 }
 
-impl Memory {
+impl Seen {
+    fn is(&self, fingerprint: &Fingerprint, audience: &Audience) -> bool {
+        self.fingerprint == *fingerprint && *self.audience == *audience
+    }
+}
+
+impl<J: Remembered> Memory<J> {
     /// A memory of at most `sets_count * set_max` judgements; it takes no room before the first one.
     pub(super) fn new(sets_count: usize, set_max: usize) -> Self {
         Self { sets: OnceLock::new(), sets_count, set_max, audience: Mutex::default() }
@@ -72,33 +72,35 @@ impl Memory {
         fingerprint: &Fingerprint,
         audience: &Audience,
         now: SystemTime,
-    ) -> Option<Judgement> {
+    ) -> Option<Arc<J>> {
         let set = self.sets.get()?[self.index(fingerprint)].read();
         let set = set.unwrap_or_else(PoisonError::into_inner);
-        let entry = &set.entries[set.position(fingerprint, audience)?];
-        if now >= entry.until {
+        let (_, judgement) = &set.entries[set.position(fingerprint, audience)?];
+        let seen = judgement.seen()?;
+        if now >= seen.until {
             return None;
         }
-        entry.asked_for.store(true, Ordering::Relaxed);
-        Some(entry.judgement.clone())
+        seen.asked_for.store(true, Ordering::Relaxed);
+        Some(Arc::clone(judgement))
     }
 
-    pub(super) fn remember(
+    /// What a judgement of this token holds on to, if it shall be remembered.
+    pub(super) fn seen(
         &self,
         fingerprint: Fingerprint,
         audience: &Audience,
-        judgement: Judgement,
         until: SystemTime,
-        now: SystemTime,
-    ) {
-        let sets =
-            self.sets.get_or_init(|| (0..self.sets_count).map(|_| RwLock::default()).collect());
-        let set = sets[self.index(&fingerprint)].write();
-        let mut set = set.unwrap_or_else(PoisonError::into_inner);
-        let asked_for = AtomicBool::new(false);
+    ) -> Seen {
         let audience = self.share(audience);
-        let entry = Entry { fingerprint, audience, judgement, until, asked_for };
-        set.insert(entry, self.set_max, now);
+        Seen { fingerprint, until, asked_for: AtomicBool::new(false), audience }
+    }
+
+    pub(super) fn remember(&self, judgement: &Arc<J>, now: SystemTime) {
+        let Some(seen) = judgement.seen() else { return };
+        let index = self.index(&seen.fingerprint);
+        let empty = || (0..self.sets_count).map(|_| RwLock::default()).collect();
+        let set = self.sets.get_or_init(empty)[index].write();
+        set.unwrap_or_else(PoisonError::into_inner).insert(judgement, self.set_max, now);
     }
 
     fn share(&self, audience: &Audience) -> Arc<Audience> {
@@ -121,40 +123,43 @@ impl Memory {
     }
 }
 
-impl Set {
+impl<J> Default for Set<J> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), hand: 0 }
+    }
+}
+
+impl<J: Remembered> Set<J> {
     fn position(&self, fingerprint: &Fingerprint, audience: &Audience) -> Option<usize> {
         let wanted = tag(fingerprint);
-        let matches = |index: &usize| {
-            let entry = &self.entries[*index];
-            entry.fingerprint == *fingerprint && *entry.audience == *audience
-        };
-        (0..self.tags.len()).filter(|index| self.tags[*index] == wanted).find(matches)
+        self.entries.iter().position(|(tag, judgement)| {
+            *tag == wanted && judgement.seen().is_some_and(|seen| seen.is(fingerprint, audience))
+        })
     }
 
-    fn insert(&mut self, entry: Entry, max: usize, now: SystemTime) {
-        let known = self.position(&entry.fingerprint, &entry.audience);
+    fn insert(&mut self, judgement: &Arc<J>, max: usize, now: SystemTime) {
+        let Some(seen) = judgement.seen() else { return };
+        let entry = (tag(&seen.fingerprint), Arc::clone(judgement));
+        let known = self.position(&seen.fingerprint, &seen.audience);
         let place = known.or_else(|| (self.entries.len() >= max).then(|| self.victim(now)));
         match place {
-            Some(place) => {
-                self.tags[place] = tag(&entry.fingerprint);
-                self.entries[place] = entry;
-            }
-            None => {
-                self.tags.push(tag(&entry.fingerprint));
-                self.entries.push(entry);
-            }
+            Some(place) => self.entries[place] = entry,
+            None => self.entries.push(entry),
         }
     }
 
     /// Whose place is taken. The hand finds one within a round and a step, for it clears the marks that it passes.
     fn victim(&mut self, now: SystemTime) -> usize {
-        if let Some(expired) = self.entries.iter().position(|entry| entry.until <= now) {
+        let seen = |index: usize| self.entries[index].1.seen();
+        let expired = |index: &usize| seen(*index).is_none_or(|seen| seen.until <= now);
+        if let Some(expired) = (0..self.entries.len()).find(expired) {
             return expired;
         }
         loop {
             let here = self.hand % self.entries.len();
             self.hand = here + 1;
-            if !std::mem::take(self.entries[here].asked_for.get_mut()) {
+            let asked_for = |seen: &Seen| seen.asked_for.swap(false, Ordering::Relaxed);
+            if !self.entries[here].1.seen().is_some_and(asked_for) {
                 return here;
             }
         }

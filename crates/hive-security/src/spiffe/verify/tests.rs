@@ -308,13 +308,8 @@ fn the_memory_is_bounded_and_gives_up_what_is_not_asked_for() {
     let memory = Memory::new(2, 4);
     let ours = audience(AUDIENCE);
     let keep = |name: &str, until| {
-        memory.remember(
-            fingerprint(name),
-            &ours,
-            Judgement::Refused(Arc::new(Refusal::Signature)),
-            until,
-            now,
-        );
+        let seen = memory.seen(fingerprint(name), &ours, until);
+        memory.remember(&Arc::new(Refused { seen, why: Why::Other(Refusal::Signature) }), now);
     };
     let known = |name: &str| memory.recall(&fingerprint(name), &ours, now).is_some();
     keep("asked for", until);
@@ -333,13 +328,8 @@ fn what_has_expired_gives_way_first() {
     let ours = audience(AUDIENCE);
     let keep = |name: &str, life: u64, now| {
         let until = now + Duration::from_secs(life);
-        memory.remember(
-            fingerprint(name),
-            &ours,
-            Judgement::Refused(Arc::new(Refusal::Signature)),
-            until,
-            now,
-        );
+        let seen = memory.seen(fingerprint(name), &ours, until);
+        memory.remember(&Arc::new(Refused { seen, why: Why::Other(Refusal::Signature) }), now);
     };
     keep("long", 60, now);
     keep("short", 1, now);
