@@ -63,13 +63,14 @@ pub mod vault;
 mod workload;
 
 pub use crate::spiffe::bundle::{JwtBundle, X509Bundle};
+pub use crate::spiffe::federation;
 pub use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
 pub use crate::spiffe::pattern::IdPattern;
 pub use crate::spiffe::probe::{Clocks, ProbeError, Probed, probe};
 pub use crate::spiffe::source::{JwtBundles, X509Material};
 pub use crate::spiffe::svid::{JwtSvid, X509Svid};
 pub use crate::spiffe::trust::Usage;
-pub use crate::spiffe::verify::{VerifiedJwt, Verifier};
+pub use crate::spiffe::verify::{BundleDocument, BundleMap, VerifiedJwt, Verifier};
 pub use error::{Cause, Error};
 pub use refusal::Refusal;
 pub use secret::{SecretJson, SecretShape};

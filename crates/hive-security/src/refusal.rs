@@ -91,6 +91,12 @@ pub enum Refusal {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The map of bundle documents cannot be used.
+    #[error("the bundle map cannot be used: {what}")]
+    BundleMap {
+        /// What is wrong with it.
+        what: &'static str,
+    },
 
     /// The certificate is not an X.509-SVID of a workload.
     #[error("the certificate is not an X.509-SVID: {what}")]

@@ -261,7 +261,7 @@ impl ClientCertVerifier for Verifier {
 }
 
 /// Called only where [`Versions`] let both sides agree on TLS 1.2.
-fn verify_tls12_handshake(
+pub(crate) fn verify_tls12_handshake(
     message: &[u8],
     leaf: &CertificateDer<'_>,
     signature: &DigitallySignedStruct,
@@ -271,7 +271,7 @@ fn verify_tls12_handshake(
     rustls::crypto::verify_tls12_signature(message, leaf, signature, &algorithms)
 }
 
-fn verify_handshake(
+pub(crate) fn verify_handshake(
     message: &[u8],
     leaf: &CertificateDer<'_>,
     signature: &DigitallySignedStruct,
@@ -281,13 +281,13 @@ fn verify_handshake(
     rustls::crypto::verify_tls13_signature(message, leaf, signature, &algorithms)
 }
 
-fn supported_schemes() -> Vec<SignatureScheme> {
+pub(crate) fn supported_schemes() -> Vec<SignatureScheme> {
     rustls::crypto::aws_lc_rs::default_provider()
         .signature_verification_algorithms
         .supported_schemes()
 }
 
-fn refused(refusal: Refusal) -> rustls::Error {
+pub(crate) fn refused(refusal: Refusal) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
 }
 

@@ -1,6 +1,7 @@
 //! SPIFFE: names, documents, and where they come from.
 
 pub(crate) mod bundle;
+pub mod federation;
 pub(crate) mod id;
 pub(crate) mod jwt;
 pub(crate) mod keys;

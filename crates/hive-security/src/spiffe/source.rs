@@ -78,10 +78,7 @@ pub(crate) struct Attached {
 impl X509Material {
     pub(crate) fn new(svids: Vec<Arc<X509Svid>>, mut bundles: Vec<X509Bundle>) -> Self {
         bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
-        let trust = X509Trust::new(bundles.iter().map(|bundle| {
-            let authorities = bundle.authorities.iter().map(AsRef::as_ref).collect();
-            (bundle.trust_domain.clone(), authorities)
-        }));
+        let trust = X509Trust::of_bundles(&bundles);
         Self { svids, bundles, trust }
     }
 

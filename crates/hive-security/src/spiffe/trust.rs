@@ -9,6 +9,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::Refusal;
+use crate::spiffe::bundle::X509Bundle;
 use crate::spiffe::id::{SpiffeId, TrustDomain};
 
 /// Longer chains are refused before any signature is looked at; real ones have two or three certificates.
@@ -39,6 +40,13 @@ impl X509Trust {
             (trust_domain, anchors)
         };
         Self { anchors: bundles.into_iter().map(read).collect() }
+    }
+
+    pub(crate) fn of_bundles<'a>(bundles: impl IntoIterator<Item = &'a X509Bundle>) -> Self {
+        Self::new(bundles.into_iter().map(|bundle| {
+            let authorities = bundle.authorities.iter().map(AsRef::as_ref).collect();
+            (bundle.trust_domain.clone(), authorities)
+        }))
     }
 
     /// Whose certificate it is, if it chains to the bundle of the trust domain that it claims.
@@ -141,6 +149,13 @@ fn may_sign(der: &[u8]) -> Result<(), &'static str> {
         return Err("its key usage lacks keyCertSign");
     }
     Ok(())
+}
+
+/// Whether a certificate may stand in a bundle.
+pub(crate) fn check_authority(der: &[u8]) -> Result<(), &'static str> {
+    may_sign(der)?;
+    let anchor = anchor_from_trusted_cert(&CertificateDer::from(der)).map(drop);
+    anchor.map_err(|_| "its certificate cannot be an authority's")
 }
 
 fn only_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, &'static str> {

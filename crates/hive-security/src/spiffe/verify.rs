@@ -4,6 +4,7 @@
 //! signature, so a stranger learns nothing by trying.
 
 mod document;
+mod map;
 mod memory;
 mod offline;
 mod token;
@@ -16,6 +17,8 @@ use crate::Refusal;
 use crate::spiffe::id::TrustDomain;
 use crate::spiffe::id::{Audience, SpiffeId};
 use crate::spiffe::keys::{Key, Keys};
+pub use document::BundleDocument;
+pub use map::BundleMap;
 use memory::{Fingerprint, Memory, Remembered, Seen, fingerprint};
 pub use offline::Verifier;
 use token::{Claims, Header, Token, expired};

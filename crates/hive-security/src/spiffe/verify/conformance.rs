@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bundle;
+mod federation;
 mod identifier;
 mod jwt;
 mod x509;

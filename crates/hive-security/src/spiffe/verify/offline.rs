@@ -5,16 +5,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::document::Document;
+use super::document::BundleDocument;
 use super::{JwtTrust, VerifiedJwt};
 use crate::Refusal;
 use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
+use crate::spiffe::keys;
 use crate::spiffe::trust::{Usage, X509Trust};
 
 /// Verifies SVIDs by SPIFFE bundle documents, such as `spire-server bundle show -format spiffe` prints.
 ///
 /// A service rather asks its [`Workload`](crate::Workload), whose bundles follow every rotation; this one knows
-/// only what it was given, which is right for tests, tools and audits.
+/// only what it was given, which is right for tests, tools and audits. Who has no Workload API of its own and
+/// verifies others by their bundle endpoints [follows them](crate::federation::follow_all).
 ///
 /// ```
 /// use hive_security::{Audience, Refusal, TrustDomain, Verifier};
@@ -39,20 +41,31 @@ impl Verifier {
     pub fn new<D: AsRef<[u8]>>(
         bundles: impl IntoIterator<Item = (TrustDomain, D)>,
     ) -> Result<Self, Refusal> {
-        let mut jwt_keys = HashMap::new();
-        let mut authorities = Vec::new();
-        for (trust_domain, json) in bundles {
-            let document = Document::parse(&trust_domain, json.as_ref())?;
-            if jwt_keys.insert(trust_domain.clone(), document.jwt_keys).is_some() {
+        let read = |(trust_domain, json): (TrustDomain, D)| {
+            BundleDocument::parse(&trust_domain, json.as_ref())
+        };
+        let documents = bundles.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        Self::of_documents(&documents)
+    }
+
+    /// The same for documents that were read before. Two of one trust domain are refused, for bundles are never
+    /// merged (SPIFFE_Federation.md §4.2).
+    pub fn of_documents<'a>(
+        documents: impl IntoIterator<Item = &'a BundleDocument>,
+    ) -> Result<Self, Refusal> {
+        let (mut jwt_keys, mut authorities) = (HashMap::new(), Vec::new());
+        for document in documents {
+            let trust_domain = document.trust_domain();
+            let jwks = document.jwt_bundle().keys.iter().map(|key| key.json.as_bytes());
+            let keys = keys::read(trust_domain, jwks);
+            if jwt_keys.insert(trust_domain.clone(), keys).is_some() {
                 let what = "it was given twice, and bundles are never merged";
-                return Err(Refusal::Bundle { trust_domain, what });
+                return Err(Refusal::Bundle { trust_domain: trust_domain.clone(), what });
             }
-            authorities.push((trust_domain, document.x509_authorities));
+            authorities.push(document.x509_bundle());
         }
-        let borrowed = authorities.iter().map(|(trust_domain, certificates)| {
-            (trust_domain.clone(), certificates.iter().map(Vec::as_slice).collect())
-        });
-        Ok(Self { jwt: JwtTrust::new(jwt_keys), x509: X509Trust::new(borrowed) })
+        let x509 = X509Trust::of_bundles(authorities);
+        Ok(Self { jwt: JwtTrust::new(jwt_keys), x509 })
     }
 
     /// Verifies a JWT-SVID that is meant for `audience`, as

@@ -1,0 +1,147 @@
+//! How an endpoint proves who it is: TLS by the profile of the relationship (SPIFFE_Federation.md §5.2).
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::Error;
+use super::relationship::{EndpointBundle, Profile, Relationship, Roots};
+use crate::Refusal;
+use crate::spiffe::id::SpiffeId;
+use crate::spiffe::pattern::IdPattern;
+use crate::spiffe::trust::{Usage, X509Trust};
+use crate::spiffe::verify::BundleDocument;
+use crate::tls;
+
+/// TLS for one fetch. It is made anew each time, so that no session outlives the bundle it was verified by.
+///
+/// No certificate is presented: a bundle endpoint must not ask for one (§5.2.1.3).
+pub(super) async fn client_config(
+    relationship: &Relationship,
+    latest: Option<&BundleDocument>,
+) -> Result<ClientConfig, Error> {
+    // Cipher suites and groups of rustls are within Mozilla's intermediate recommendation (§5.2).
+    let builder = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?;
+    let mut config = match &relationship.profile {
+        Profile::HttpsSpiffe { endpoint_id, bundle } => {
+            let trust = endpoint_trust(endpoint_id, bundle, latest)?;
+            let verifier = EndpointVerifier { trust, endpoint_id: endpoint_id.clone() };
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth()
+        }
+        Profile::HttpsWeb(roots) => {
+            let roots = match &roots.0 {
+                Roots::Given(roots) => Arc::clone(roots),
+                Roots::System => Arc::new(system_roots().await?),
+            };
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+    };
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// The latest bundle of the trust domain that the endpoint belongs to, and no other's (§5.2.2.4).
+fn endpoint_trust(
+    endpoint_id: &SpiffeId,
+    bundle: &EndpointBundle,
+    latest: Option<&BundleDocument>,
+) -> Result<X509Trust, Error> {
+    let trust_domain = endpoint_id.trust_domain();
+    let of = |document: &BundleDocument| X509Trust::of_bundles([document.x509_bundle()]);
+    let ours = |document: &&BundleDocument| *document.trust_domain() == trust_domain;
+    if let Some(latest) = latest.filter(ours) {
+        return Ok(of(latest));
+    }
+    let followed = match bundle {
+        EndpointBundle::Given(given) => return Ok(of(given)),
+        EndpointBundle::Followed(followed) => followed.current(),
+    };
+    followed.as_ref().as_ref().filter(ours).map(of).ok_or(Error::NoBundle { trust_domain })
+}
+
+/// They are read from a file of some 200 KiB, and again at each fetch: who updates them need not restart us.
+async fn system_roots() -> Result<RootCertStore, Error> {
+    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
+    let loaded = loaded.map_err(|error| unusable(&error))?;
+    let mut roots = RootCertStore::empty();
+    // Some in a system's list are too old to be read, and are no reason to do without the others.
+    roots.add_parsable_certificates(loaded.certs);
+    if roots.is_empty() {
+        let reason = loaded.errors.first().map_or("there are none".to_owned(), ToString::to_string);
+        return Err(Error::NoRoots { reason });
+    }
+    Ok(roots)
+}
+
+fn unusable(error: &dyn std::fmt::Display) -> Error {
+    Error::NoRoots { reason: error.to_string() }
+}
+
+/// Accepts the X.509-SVID of one SPIFFE ID, whatever host it is presented by.
+#[derive(Debug)]
+struct EndpointVerifier {
+    trust: X509Trust,
+    endpoint_id: SpiffeId,
+}
+
+impl EndpointVerifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        let seen = self.trust.verify(leaf, intermediates, Usage::Server, now)?;
+        if seen == self.endpoint_id {
+            return Ok(());
+        }
+        // No character of a SPIFFE ID means anything in a pattern.
+        let expected = IdPattern::parse(&self.endpoint_id.to_string());
+        let unreadable = |_| Refusal::Certificate { what: "it is another workload's" };
+        Err(Refusal::UnexpectedIdentity { expected: expected.map_err(unreadable)?, seen })
+    }
+}
+
+impl ServerCertVerifier for EndpointVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.verify(leaf, intermediates, now).map_err(tls::refused);
+        verified.map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::verify_tls12_handshake(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::verify_handshake(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        tls::supported_schemes()
+    }
+}
