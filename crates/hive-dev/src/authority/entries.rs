@@ -1,10 +1,11 @@
 //! The table of entries: who may be whom. It holds on to the processes it names, and forgets them when they end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hive_security::TrustDomain;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -36,6 +37,9 @@ pub struct Entry {
 /// What comes with an identity, besides its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
+    /// The trust domains whose bundles the workload gets, as far as they are known, besides its own. `None`, the
+    /// default, means all; an empty set none. A workload with several identities gets the bundles of all of them.
+    pub federates_with: Option<BTreeSet<TrustDomain>>,
     /// Tells the workload what this identity is for; at most 1024 bytes. Of two identities of one workload with the
     /// same hint, the earlier entry's has it and the other goes without: a hint is unique within an answer.
     pub hint: String,
@@ -80,6 +84,13 @@ impl Entry {
     #[must_use]
     pub fn hinted(mut self, hint: impl Into<String>) -> Self {
         self.terms.hint = hint.into();
+        self
+    }
+
+    /// The same for a workload that gets the bundles of these trust domains and of no others.
+    #[must_use]
+    pub fn federating_with(mut self, domains: impl IntoIterator<Item = TrustDomain>) -> Self {
+        self.terms.federates_with = Some(domains.into_iter().collect());
         self
     }
 }

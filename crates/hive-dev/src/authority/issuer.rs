@@ -1,6 +1,7 @@
 //! Issues documents with the current keys, and rotates the keys.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -15,7 +16,7 @@ use super::attest::Identity;
 use super::ca::{X509Authority, X509Document};
 use super::clock::Clock;
 use super::entries::Terms;
-use super::federation::Federation;
+use super::federation::{Federation, Reach};
 use super::jwk::PublicKey;
 use super::jwt::{self, Invalid, JwtAuthority, Use, Wanted};
 use super::ring::{RETIREMENT_GRACE, Ring};
@@ -34,7 +35,7 @@ const EXPIRED_SINCE: Duration = Duration::from_secs(10 * 60);
 pub(super) struct Issuer {
     pub(super) trust_domain: TrustDomain,
     pub(super) clock: Clock,
-    pub(super) federation: Federation,
+    pub(super) federation: Arc<Federation>,
     x509: Ring<X509Authority>,
     jwt: Ring<JwtAuthority>,
     keys_base: String,
@@ -73,7 +74,7 @@ impl Issuer {
         let jwt = JwtAuthority::new(now, settings.authority_ttl)?;
         Ok(Self {
             trust_domain,
-            federation: Federation::default(),
+            federation: Arc::default(),
             x509: Ring::new(KeyKind::X509, x509, settings.x509_ttl, clock.clone()),
             jwt: Ring::new(KeyKind::Jwt, jwt, settings.jwt_ttl, clock.clone()),
             clock,
@@ -159,16 +160,16 @@ impl Issuer {
         json!({ "keys": keys })
     }
 
-    /// Our X.509 bundle and those of the trust domains we federate with, by SPIFFE ID.
-    pub(super) fn x509_bundles(&self) -> HashMap<String, Vec<u8>> {
-        let mut bundles = self.federation.x509_bundles();
+    /// Our X.509 bundle and those within reach of the trust domains we federate with, by SPIFFE ID.
+    pub(super) fn x509_bundles(&self, reach: &Reach) -> HashMap<String, Vec<u8>> {
+        let mut bundles = self.federation.x509_bundles(reach);
         bundles.insert(self.trust_domain_id(), self.x509_bundle());
         bundles
     }
 
     /// The same for JWT bundles.
-    pub(super) fn jwt_bundles(&self) -> HashMap<String, Vec<u8>> {
-        let mut bundles = self.federation.jwt_bundles();
+    pub(super) fn jwt_bundles(&self, reach: &Reach) -> HashMap<String, Vec<u8>> {
+        let mut bundles = self.federation.jwt_bundles(reach);
         bundles.insert(self.trust_domain_id(), self.jwks(Use::Spiffe).to_string().into_bytes());
         bundles
     }
@@ -194,17 +195,18 @@ impl Issuer {
         format!("spiffe://{}", self.trust_domain)
     }
 
-    /// The identity and the claims in `token`, if it was issued for `audience`: by this trust domain, or by one that we
-    /// federate with. Only the keys of the trust domain that it names count.
+    /// The identity and the claims in `token`, if it was issued for `audience`: by this trust domain, or by one within
+    /// reach that we federate with. Only the keys of the trust domain that it names count.
     pub(super) fn validate(
         &self,
         token: &str,
         audience: &str,
+        reach: &Reach,
     ) -> Result<(SpiffeId, Map<String, Value>), Invalid> {
         let mut subject = None;
         let keys_of = |named: &str| {
             let id = SpiffeId::parse(named).ok().filter(|id| !id.path().is_empty())?;
-            let keys = self.keys_of(&id.trust_domain());
+            let keys = self.keys_of(&id.trust_domain(), reach);
             subject = Some(id);
             keys
         };
@@ -213,9 +215,9 @@ impl Issuer {
     }
 
     /// The keys of a trust domain that we know.
-    fn keys_of(&self, domain: &TrustDomain) -> Option<Vec<PublicKey>> {
+    fn keys_of(&self, domain: &TrustDomain, reach: &Reach) -> Option<Vec<PublicKey>> {
         if *domain != self.trust_domain {
-            return self.federation.jwt_keys(domain);
+            return self.federation.jwt_keys(domain, reach);
         }
         let published = self.jwt.state().published();
         Some(published.iter().filter_map(|key| PublicKey::parse(&key.jwk(Use::Spiffe))).collect())
@@ -403,12 +405,15 @@ mod tests {
         let token = issuer.jwt_svid(&identity, &audience, Validity::Good).await.expect("a token");
         issuer.rotate_jwt().await.expect("rotated");
         assert_eq!(keys(&issuer), 2);
-        assert_eq!(issuer.validate(token.expose_secret(), "vault").map(|(id, _)| id), Ok(id));
+        assert_eq!(
+            issuer.validate(token.expose_secret(), "vault", &Reach::All).map(|(id, _)| id),
+            Ok(id)
+        );
         let retired = SystemTime::now() + issuer.settings.jwt_ttl + RETIREMENT_GRACE;
         issuer.keep(retired).await.expect("kept");
         assert_eq!(keys(&issuer), 1);
         assert_eq!(
-            issuer.validate(token.expose_secret(), "vault").map(|_| ()),
+            issuer.validate(token.expose_secret(), "vault", &Reach::All).map(|_| ()),
             Err(Invalid::Signature)
         );
     }

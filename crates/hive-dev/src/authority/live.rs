@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::attest::Identity;
+use super::federation::Reach;
 use super::issuer::{Issuer, Validity};
 use super::malformed::Spoil;
 use super::process::Watch;
@@ -75,7 +76,7 @@ impl Subject for X509Svids {
         }
         let now = shared.issuer.clock.now();
         let refresh_at = ends.into_iter().min().map(|end| half_life(now, end));
-        let federated_bundles = shared.issuer.federation.x509_bundles();
+        let federated_bundles = shared.issuer.federation.x509_bundles(&Reach::of(identities));
         // Nothing is revoked by certificate: what is revoked is no longer in the bundle.
         Ok((wire::X509svidResponse { svids, crl: Vec::new(), federated_bundles }, refresh_at))
     }
@@ -92,10 +93,10 @@ impl Subject for X509Bundles {
 
     async fn message(
         shared: &Shared,
-        _: &[Identity],
+        identities: &[Identity],
         _: Validity,
     ) -> Result<(Self::Message, Option<Instant>), Status> {
-        let bundles = shared.issuer.x509_bundles();
+        let bundles = shared.issuer.x509_bundles(&Reach::of(identities));
         Ok((wire::X509BundlesResponse { crl: Vec::new(), bundles }, None))
     }
 }
@@ -111,10 +112,11 @@ impl Subject for JwtBundles {
 
     async fn message(
         shared: &Shared,
-        _: &[Identity],
+        identities: &[Identity],
         _: Validity,
     ) -> Result<(Self::Message, Option<Instant>), Status> {
-        Ok((wire::JwtBundlesResponse { bundles: shared.issuer.jwt_bundles() }, None))
+        let bundles = shared.issuer.jwt_bundles(&Reach::of(identities));
+        Ok((wire::JwtBundlesResponse { bundles }, None))
     }
 }
 

@@ -7,7 +7,8 @@
 //!                            │      └── weather (tests)       └── process, hashes (/proc, pidfds)
 //!                            ▼ documents
 //!  verifier ──HTTP──▶ keys ──▶ issuer ──▶ ring ──▶ ca, jwt, rotation
-//!  trust domain ──HTTPS──▶ bundle_endpoint ──▲  ▲── federation ◀── federate
+//!  trust domain ──HTTPS──▶ bundle_endpoint ──▲  ▲── federation ◀── federate, or federate_with
+//!                                                       └──HTTPS──▶ bundle endpoint of a trust domain
 //! ```
 //!
 //! A workload is recognised by the process at the other end of its connection, never by anything it says. An entry for
@@ -52,6 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use hive_security::federation::Relationship;
 use hive_security::{SpiffeId, TrustDomain};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -218,14 +220,27 @@ impl Authority {
         self.shared.issuer.signing_keys(kind)
     }
 
-    /// Trusts another trust domain's bundle document, for every workload. False if a newer one is known already,
-    /// by `spiffe_sequence`; it is refused whole if any certificate in it is broken.
+    /// Trusts another trust domain's bundle document, for every workload whose entry does not say otherwise
+    /// ([`Terms::federates_with`]). False if a newer one is known already, by `spiffe_sequence`. Keys that cannot be
+    /// used are left out.
     pub fn federate(&self, trust_domain: &str, bundle_document: &str) -> Result<bool, Error> {
         let domain = self.other(trust_domain)?;
-        self.shared.issuer.federation.set(domain, bundle_document)
+        self.shared.issuer.federation.set(&domain, bundle_document)
     }
 
-    /// Trusts another trust domain no more. False if it was not trusted.
+    /// The same for the bundle that an endpoint serves, now and whenever it changes: it is fetched in the background
+    /// as often as it asks for, within the bounds of the relationship, until
+    /// [`end_federation`](Self::end_federation). It takes the place of an earlier relationship with the trust domain.
+    ///
+    /// Must be called on a runtime.
+    pub fn federate_with(&self, relationship: Relationship) -> Result<(), Error> {
+        self.other(relationship.trust_domain().as_str())?;
+        let followed = self.shared.issuer.federation.follow(relationship, &self.stop)?;
+        tokio::spawn(followed);
+        Ok(())
+    }
+
+    /// Trusts another trust domain no more, and asks its endpoint no more. False if there was nothing to end.
     pub fn end_federation(&self, trust_domain: &str) -> Result<bool, Error> {
         Ok(self.shared.issuer.federation.remove(&self.other(trust_domain)?))
     }

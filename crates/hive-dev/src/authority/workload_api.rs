@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use super::Error;
 use super::attest::{Decision, Identity, decide};
 use super::entries::Entries;
+use super::federation::Reach;
 use super::hashes::Hashes;
 use super::issuer::{Issuer, member};
 use super::live::{JwtBundles, Live, Messages, X509Bundles, X509Svids};
@@ -121,8 +122,9 @@ impl server::SpiffeWorkloadApi for WorkloadApi {
         if audience.is_empty() || svid.is_empty() {
             return Err(Status::invalid_argument("both an audience and a JWT-SVID are needed"));
         }
-        let (_, condition) = self.0.greet(Method::ValidateJwtSvid, &caller).await?;
-        let (id, claims) = self.0.issuer.validate(&svid, &audience).map_err(|reason| {
+        let (identities, condition) = self.0.greet(Method::ValidateJwtSvid, &caller).await?;
+        let reach = Reach::of(&identities);
+        let (id, claims) = self.0.issuer.validate(&svid, &audience, &reach).map_err(|reason| {
             Status::invalid_argument(format!("the JWT-SVID is not valid: {reason}"))
         })?;
         let claims = Some(to_struct(claims));

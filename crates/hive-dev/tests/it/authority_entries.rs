@@ -63,7 +63,7 @@ async fn changed_terms_reach_an_open_stream_at_once() {
     let first = next(&mut stream).await.svids.remove(0);
     let ttl = Duration::from_secs(90);
     let hint = "after".to_owned();
-    let terms = Terms { hint, x509_ttl: Some(ttl), jwt_ttl: Some(ttl) };
+    let terms = Terms { hint, x509_ttl: Some(ttl), jwt_ttl: Some(ttl), ..Terms::default() };
     assert!(place.authority.change_entry(entry, terms).expect("good terms"));
     let second = next(&mut stream).await.svids.remove(0);
     assert_eq!((first.hint.as_str(), second.hint.as_str()), ("before", "after"));

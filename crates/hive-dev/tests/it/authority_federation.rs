@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authority::{Place, in_time, next, until, wire, with_header};
 
-async fn named(name: &str, change: impl FnOnce(&mut AuthorityConfig)) -> Place {
+pub(crate) async fn named(name: &str, change: impl FnOnce(&mut AuthorityConfig)) -> Place {
     let place = Place::empty(|config| {
         config.trust_domain = Some(name.to_owned());
         change(config);

@@ -6,6 +6,7 @@ mod authority_child;
 mod authority_endpoint;
 mod authority_entries;
 mod authority_federation;
+mod authority_relationships;
 mod authority_rotation;
 mod authority_weather;
 mod database;
