@@ -41,6 +41,7 @@
 //!   Workload API ──X.509-SVID, bundles──▶ Rotating ──▶ tls      every handshake reads the current ones
 //!        │       ──JWT bundles──────────▶ Rotating ──▶ serve    every call is verified by the current ones
 //!        └─────────JWT-SVIDs, as asked──▶ per audience ─▶ connect
+//!   bundle endpoints ──────bundles───────▶ Rotating ──▶ federation   who has no Workload API that does it
 //! ```
 //!
 //! What it deliberately does not know: where it runs (there is no development mode; a development authority is

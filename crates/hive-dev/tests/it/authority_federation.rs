@@ -117,8 +117,15 @@ async fn the_document_is_what_the_standard_describes_and_its_sequence_grows() {
     let read = || serde_json::from_str::<Value>(&place.authority.bundle_document()).expect("JSON");
     let document = read();
     assert_eq!(document["spiffe_refresh_hint"], 5, "a third of the time a key is published ahead");
+    let members = |value: &Value| -> Vec<String> {
+        value.as_object().expect("an object").keys().cloned().collect()
+    };
+    assert_eq!(members(&document), ["keys", "spiffe_refresh_hint", "spiffe_sequence"]);
     let keys = document["keys"].as_array().expect("keys");
     let [x509, jwt] = keys.as_slice() else { panic!("{keys:?}") };
+    // RFC 7517 and RFC 7518 define all of them, and nothing else is there.
+    assert_eq!(members(x509), ["crv", "kty", "use", "x", "x5c", "y"]);
+    assert_eq!(members(jwt), ["alg", "crv", "kid", "kty", "use", "x", "y"]);
     assert_eq!((&x509["use"], &jwt["use"]), (&"x509-svid".into(), &"jwt-svid".into()));
     assert!(x509.get("kid").is_none() && jwt["kid"].is_string() && jwt.get("x5c").is_none());
     assert_eq!(x509["x5c"].as_array().map(Vec::len), Some(1));

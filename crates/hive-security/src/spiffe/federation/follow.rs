@@ -1,8 +1,10 @@
 //! Keeps bundles current in the background.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Poll, Relationship, Schedule};
@@ -12,6 +14,9 @@ use crate::spiffe::verify::{BundleDocument, Verifier};
 /// More than any deployment that is known of.
 const RELATIONSHIPS_MAX: usize = 1_024;
 
+/// So many bundles are fetched at once: each may take 4 MiB, and begins with a handshake.
+const FETCHES_MAX: usize = 32;
+
 /// The task that keeps one trust domain's bundle current; spawn its [`run`](Self::run).
 #[must_use = "a bundle that nobody follows never changes"]
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub struct Follower {
     relationship: Relationship,
     publisher: Publisher<Option<BundleDocument>>,
     latest: Rotating<Option<BundleDocument>>,
+    /// Shared with those who are followed together.
+    fetches: Arc<Semaphore>,
 }
 
 /// The task that keeps the bundles of several trust domains current; spawn its [`run`](Self::run).
@@ -35,8 +42,15 @@ pub struct Followers {
 /// It is `None` until something is known. An endpoint that belongs to the trust domain it serves is known by a
 /// given bundle, and that is what is known first.
 pub fn follow(relationship: Relationship) -> (Rotating<Option<BundleDocument>>, Follower) {
+    follow_among(relationship, Arc::new(Semaphore::new(1)))
+}
+
+fn follow_among(
+    relationship: Relationship,
+    fetches: Arc<Semaphore>,
+) -> (Rotating<Option<BundleDocument>>, Follower) {
     let (publisher, latest) = Rotating::new(relationship.bootstrap().cloned());
-    let follower = Follower { relationship, publisher, latest: latest.clone() };
+    let follower = Follower { relationship, publisher, latest: latest.clone(), fetches };
     (latest, follower)
 }
 
@@ -50,7 +64,7 @@ pub fn follow_all(
     relationships: impl IntoIterator<Item = Relationship>,
 ) -> Result<(Rotating<Verifier>, Followers), Error> {
     let (mut bundles, mut followers) = (Vec::new(), Vec::new());
-    let mut known = BTreeSet::new();
+    let (mut known, fetches) = (BTreeSet::new(), Arc::new(Semaphore::new(FETCHES_MAX)));
     for relationship in relationships {
         let trust_domain = relationship.trust_domain.clone();
         let refused = |reason| Error::Setting { trust_domain, what: "trust domain", reason };
@@ -60,7 +74,7 @@ pub fn follow_all(
         if !known.insert(relationship.trust_domain.clone()) {
             return Err(refused("there is another relationship with it"));
         }
-        let (bundle, follower) = follow(relationship);
+        let (bundle, follower) = follow_among(relationship, Arc::clone(&fetches));
         bundles.push(bundle);
         followers.push(follower);
     }
@@ -75,14 +89,20 @@ impl Follower {
         let mut schedule = Schedule::new(self.relationship.polling, hint);
         let polls = async {
             loop {
+                let in_vain = self.relationship.endpoint_is_unknown();
                 schedule.note(self.poll().await);
-                tokio::time::sleep(schedule.pause(rand::random())).await;
+                tokio::select! {
+                    () = tokio::time::sleep(schedule.pause(rand::random())) => {}
+                    () = self.relationship.endpoint_becomes_known(), if in_vain => {}
+                }
             }
         };
         stop.run_until_cancelled(polls).await;
     }
 
     async fn poll(&self) -> Poll {
+        // It is never closed.
+        let _place = self.fetches.acquire().await;
         let latest = self.latest.current();
         let trust_domain = self.relationship.trust_domain();
         match self.relationship.fetch(latest.as_ref().as_ref()).await {

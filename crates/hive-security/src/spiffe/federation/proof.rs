@@ -75,7 +75,8 @@ async fn system_roots() -> Result<RootCertStore, Error> {
     // Some in a system's list are too old to be read, and are no reason to do without the others.
     roots.add_parsable_certificates(loaded.certs);
     if roots.is_empty() {
-        let reason = loaded.errors.first().map_or("there are none".to_owned(), ToString::to_string);
+        let reason =
+            loaded.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
         return Err(Error::NoRoots { reason });
     }
     Ok(roots)

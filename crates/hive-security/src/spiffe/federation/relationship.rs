@@ -47,7 +47,7 @@ pub enum Profile {
 #[non_exhaustive]
 pub enum EndpointBundle {
     /// The bundle that [`follow`](super::follow) keeps for another relationship; for an endpoint that belongs to
-    /// another trust domain than the one it serves.
+    /// another trust domain than the one it serves. As soon as it is known, the endpoint is asked.
     Followed(Rotating<Option<BundleDocument>>),
     /// This one. An endpoint that belongs to the trust domain it serves is known by it once, and from then on by
     /// what was fetched last (§5.2.2.4).
@@ -107,6 +107,31 @@ impl Relationship {
     /// is used. Dropping the future ends the attempt.
     pub async fn fetch(&self, latest: Option<&BundleDocument>) -> Result<BundleDocument, Error> {
         fetch::fetch(self, latest).await
+    }
+
+    /// Whether there is nothing to know the endpoint by, so that asking it is in vain.
+    pub(super) fn endpoint_is_unknown(&self) -> bool {
+        self.followed().is_some_and(|followed| followed.current().is_none())
+    }
+
+    /// Resolves when there is something to know the endpoint by; perhaps never.
+    pub(super) async fn endpoint_becomes_known(&self) {
+        if let Some(mut followed) = self.followed().cloned() {
+            while followed.current().is_none() {
+                if followed.changed().await.is_none() {
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
+    fn followed(&self) -> Option<&Rotating<Option<BundleDocument>>> {
+        match &self.profile {
+            Profile::HttpsSpiffe { bundle: EndpointBundle::Followed(followed), .. } => {
+                Some(followed)
+            }
+            _ => None,
+        }
     }
 
     /// What is known before anything was fetched.

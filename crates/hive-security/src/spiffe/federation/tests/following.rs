@@ -121,6 +121,35 @@ async fn f6_an_endpoint_that_is_down_is_found_again_when_it_is_up() {
 }
 
 #[tokio::test]
+async fn an_endpoint_of_another_trust_domain_is_asked_as_soon_as_that_one_is_known() {
+    let (served, host) = (Authority::new("served"), Authority::new("host"));
+    let web = endpoint::Web::new();
+    let of_host = Endpoint::of_web(&web, &["127.0.0.1"]).await;
+    let of_served = Endpoint::of_svid(&host.svid(PATH)).await;
+    of_served.answer("/bundle", Answer::json(&bundle(&[&served], 7)));
+    of_host.set_down(true);
+    let relationship_host = by_web(&host.trust_domain, &of_host.url("/bundle"), &web.pem);
+    let (host_bundle, _stop_host) = followed(relationship_host);
+    let profile = Profile::HttpsSpiffe {
+        endpoint_id: host.id(PATH),
+        bundle: EndpointBundle::Followed(host_bundle),
+    };
+    let hours = Polling::between(Duration::from_secs(7_200), Duration::from_secs(7_200));
+    let relationship =
+        relationship(&served.trust_domain, &of_served.url("/bundle"), profile).polled(hours);
+    let (mut served_bundle, _stop_served) = followed(relationship);
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert!(served_bundle.current().is_none());
+    of_host.answer("/bundle", Answer::json(&bundle(&[&host], 1)));
+    of_host.set_down(false);
+    becomes(&mut served_bundle, 7).await;
+    // Once, and not at every change of the other.
+    of_host.answer("/bundle", Answer::json(&bundle(&[&host], 2)));
+    of_host.asked(2).await;
+    assert_eq!(of_served.heads().len(), 1);
+}
+
+#[tokio::test]
 async fn f6_a_self_serving_endpoint_rotates_its_authority_and_is_followed() {
     let (first, second, third) = (Authority::new("td"), Authority::new("td"), Authority::new("td"));
     let endpoint = self_serving(&first).await;
