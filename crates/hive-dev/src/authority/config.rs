@@ -29,7 +29,8 @@ pub struct AuthorityConfig {
     pub jwt_ttl: Duration,
     /// How long a signing key lives. It is rotated at half of its life, and must outlive what it signs twice over.
     pub authority_ttl: Duration,
-    /// How long a new signing key is published before it signs anything, so that no verifier meets it unprepared.
+    /// How long a new signing key is published before it signs anything, so that no verifier meets it unprepared. A
+    /// bundle says to its followers that they shall ask three times in it; a SPIRE server asks once a minute at most.
     pub publish_ahead: Duration,
     /// Where the Workload API listens besides the socket, for clients that know `tcp:` endpoints only. Loopback only,
     /// off by default. Who connects is found by the kernel's table of connections; a process whose open files the

@@ -47,7 +47,7 @@
 
 mod error;
 mod fetch;
-mod follow;
+mod follower;
 mod proof;
 mod relationship;
 mod schedule;
@@ -55,6 +55,6 @@ mod schedule;
 mod tests;
 
 pub use error::Error;
-pub use follow::{Follower, Followers, follow, follow_all};
+pub use follower::{Follower, Followers, follow, follow_all};
 pub use relationship::{EndpointBundle, Profile, Relationship, WebRoots};
 pub use schedule::{Poll, Polling, Schedule};

@@ -17,7 +17,8 @@ use crate::spiffe::trust::check_authority;
 
 /// A trust domain's bundle document: its keys of both kinds, their sequence number, and when to ask again.
 ///
-/// The document does not say whose it is, so whoever reads it must know (SPIFFE_Federation.md §7.3).
+/// The document does not say whose it is, so whoever reads it must know (SPIFFE_Federation.md §7.3). The order of
+/// its keys says nothing: two are equal when the keys are.
 ///
 /// ```
 /// use hive_security::{BundleDocument, TrustDomain};
@@ -119,6 +120,9 @@ impl BundleDocument {
             let (trust_domain, elements) = (self.trust_domain(), left_out.len());
             tracing::warn!(%trust_domain, elements, reason, "elements of a bundle are left out");
         }
+        // SPIRE serves the keys of an unchanged bundle in another order each time.
+        self.x509.authorities.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        self.jwt.keys.sort_by(|a, b| (&a.kid, &a.json).cmp(&(&b.kid, &b.json)));
     }
 
     /// Unlike in the Workload API's answers, `use` decides, and must be there (§4.2.2).

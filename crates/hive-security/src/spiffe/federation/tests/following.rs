@@ -207,8 +207,18 @@ async fn a_bundle_that_did_not_change_is_not_published_again() {
     let (mut bundle_of, _stop) = followed(by_spiffe(&authority, &endpoint.url("/bundle")));
     becomes(&mut bundle_of, 2).await;
     let before = bundle_of.current();
-    endpoint.asked(5).await;
-    assert!(Arc::ptr_eq(&before, &bundle_of.current()));
+    endpoint.asked(3).await;
+    // Nor one whose keys come in another order.
+    let other = Authority::new("td");
+    endpoint.answer("/bundle", Answer::json(&bundle(&[&authority, &other], 3)));
+    becomes(&mut bundle_of, 3).await;
+    let reordered = bundle_of.current();
+    assert!(!Arc::ptr_eq(&before, &reordered));
+    let mut served = bundle(&[&other, &authority], 3);
+    served["keys"].as_array_mut().unwrap().reverse();
+    endpoint.answer("/bundle", Answer::json(&served));
+    endpoint.asked(3).await;
+    assert!(Arc::ptr_eq(&reordered, &bundle_of.current()));
 }
 
 #[tokio::test]

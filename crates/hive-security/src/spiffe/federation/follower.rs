@@ -121,7 +121,7 @@ impl Follower {
             return Poll::Failed;
         }
         let refresh_hint = document.refresh_hint();
-        // Whoever holds it forgets what was verified by it, so it changes only where it differs.
+        // Whoever holds it forgets what was verified by it, so it is replaced only where it differs.
         if latest != Some(&document) {
             if document.is_empty() {
                 tracing::warn!(%trust_domain, ?sequence, "a bundle without usable keys: nothing of it is trusted any more");
