@@ -235,6 +235,7 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     use hive_security::SpiffeId;
+    use hive_security::federation::{Profile, WebRoots};
     use serde_json::json;
     use std::time::{Duration, SystemTime};
 
@@ -291,6 +292,29 @@ mod tests {
             assert!(matches!(refused, Err(Error::Bundle { .. })), "{document}");
         }
         assert!(federation.jwt_keys(&other(), &Reach::All).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_an_ended_or_replaced_relationship_fetches_comes_too_late() {
+        let federation = Arc::new(Federation::default());
+        let stop = CancellationToken::new();
+        let begin = || {
+            let profile = Profile::HttpsWeb(WebRoots::system());
+            let relationship = Relationship::new(other(), "https://127.0.0.1:1", profile);
+            // It is not run: what it would fetch comes from here.
+            drop(federation.follow(relationship.expect("good settings"), &stop).expect("room"));
+            federation.state().next
+        };
+        let fetched = BundleDocument::parse(&other(), br#"{"keys":[]}"#).expect("a document");
+        let arrives = |number| {
+            federation.take_over(number, fetched.clone());
+            federation.jwt_keys(&other(), &Reach::All).is_some()
+        };
+        let first = begin();
+        assert!(arrives(first));
+        assert!(federation.remove(&other()) && !arrives(first));
+        let (second, third) = (begin(), begin());
+        assert!(!arrives(first) && !arrives(second) && arrives(third));
     }
 
     #[test]
