@@ -1,6 +1,6 @@
 //! The one gate. Cheap checks first; the first failure ends it.
 
-use crate::{arrows, deny};
+use crate::{arrows, conformance, deny};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,11 +8,12 @@ use std::time::Instant;
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("format", format),
     ("arrows", arrows::check),
     ("clippy", clippy),
     ("tests", tests),
+    ("conformance", conformance::run),
     ("docs", docs),
     ("deny", deny::check),
 ];

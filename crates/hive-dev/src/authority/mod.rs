@@ -77,6 +77,8 @@ use workload_api::Shared;
 
 /// How long open streams and requests get to end by themselves.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// No longer SPIFFE ID is issued: nobody has to read one (SPIFFE-ID standard, section 2.3).
+const ID_BYTES_MAX: usize = 2_048;
 
 /// An authority that runs in this process. Dropping it stops it and removes its socket.
 #[must_use = "an authority that is dropped stops"]
@@ -286,8 +288,14 @@ impl Authority {
         if !path.starts_with('/') {
             return Err(refused("the path of a workload's SPIFFE ID begins with '/'".to_owned()));
         }
-        SpiffeId::in_trust_domain(&self.shared.issuer.trust_domain, path)
-            .map_err(|error| refused(error.to_string()))
+        let domain = &self.shared.issuer.trust_domain;
+        let length = self.shared.issuer.trust_domain_id().len() + path.len();
+        if length > ID_BYTES_MAX {
+            return Err(refused(format!(
+                "the SPIFFE ID would have {length} of {ID_BYTES_MAX} bytes"
+            )));
+        }
+        SpiffeId::in_trust_domain(domain, path).map_err(|error| refused(error.to_string()))
     }
 
     /// The name of a trust domain that is not this one.

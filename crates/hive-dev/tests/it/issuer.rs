@@ -36,9 +36,13 @@ impl Key {
     }
 
     pub(crate) fn sign(&self, claims: &Value) -> SecretString {
-        let header = json!({ "alg": "ES256", "typ": "JWT", "kid": self.kid });
+        self.sign_as(&json!({ "alg": "ES256", "typ": "JWT", "kid": self.kid }), claims)
+    }
+
+    /// Whatever the header says, it is a signature of ES256.
+    pub(crate) fn sign_as(&self, header: &Value, claims: &Value) -> SecretString {
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
-        let signed = format!("{}.{}", encode(&header), encode(claims));
+        let signed = format!("{}.{}", encode(header), encode(claims));
         let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("it signs");
         SecretString::from(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
     }

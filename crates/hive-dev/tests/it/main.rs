@@ -13,4 +13,5 @@ mod database;
 mod epoch;
 mod fixture;
 mod issuer;
+mod standard;
 mod vault;

@@ -41,12 +41,14 @@ fn answer(request: &http::Request<Body>) -> Ready<Result<http::Response<Body>, I
         .extensions()
         .get::<Peer>()
         .map_or_else(|| "nobody".to_owned(), |peer| peer.spiffe_id.to_string());
-    let response = http::Response::builder()
+    let mut response = http::Response::builder()
         .header("content-type", "application/grpc")
         .header("grpc-status", "0")
-        .header("peer", peer)
-        .body(Body::empty());
-    ready(Ok(response.unwrap()))
+        .header("peer", peer);
+    for value in request.headers().get_all(AUTHORIZATION) {
+        response = response.header("was-sent", value);
+    }
+    ready(Ok(response.body(Body::empty()).unwrap()))
 }
 
 macro_rules! service {
@@ -196,6 +198,25 @@ async fn a_caller_who_is_allowed_is_known_by_its_spiffe_id() {
         assert_eq!(whoami(&mut channel).await.unwrap(), "spiffe://td/client/a");
     }
     assert_eq!(client.fetches.load(Ordering::SeqCst), 1, "one JWT-SVID serves many calls");
+}
+
+/// JWT-SVID §5.2 and §5.3.
+#[tokio::test]
+async fn a_token_is_sent_as_the_only_authorization_with_the_scheme_bearer() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let running = serve(&server).await;
+    let mut channel = connect(&client, &running);
+    std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+    let request = http::Request::post("/test.WhoAmI/Ask")
+        .header("content-type", "application/grpc")
+        .header("authorization", "Basic bWU6aHVudGVyMg==");
+    let response = channel.call(request.body(Body::empty()).unwrap()).await.unwrap();
+    let sent: Vec<_> = response.headers().get_all("was-sent").iter().collect();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    let token = sent[0].to_str().unwrap().strip_prefix("Bearer ").expect("the scheme");
+    let jwt = server.workload.verify_jwt(token, &audience(AUDIENCE)).unwrap();
+    assert_eq!(jwt.spiffe_id().to_string(), "spiffe://td/client/a");
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::testing::{Authority, Stand};
+use crate::X509Material;
+use crate::spiffe::verify::JwtTrust;
+use crate::testing::{Authority, Stand, audience};
 
 /// One handshake without a socket: how the server saw it.
 async fn handshake(
@@ -173,6 +175,31 @@ async fn who_is_not_welcome_at_a_stream_is_refused_by_either_end() {
     client.x509.publish(Err(Error::Withdrawn { reason: "no identity issued".to_owned() }));
     let (_, met) = meet(&server, "spiffe://td/client", &client, "spiffe://td/server").await;
     assert!(met.unwrap_err().to_string().contains("withdrew this workload's identity"));
+}
+
+/// Workload API §5.2.1 and §6.2.2: bundles of the one kind must only be used to authenticate that kind.
+#[tokio::test]
+async fn bundles_for_certificates_verify_no_tokens_and_those_for_tokens_no_certificates() {
+    let (ours, theirs) = (Authority::new("td"), Authority::new("other"));
+    let (server, client) = (ours.workload("/server"), theirs.workload("/client"));
+    let bundles = [ours.bundle(), theirs.bundle()].to_vec();
+    let svid = |authority: &Authority, path| vec![Arc::new(authority.svid(path))];
+    client.x509.publish(Ok(X509Material::new(svid(&theirs, "/client"), bundles.clone())));
+    let audience = audience("a");
+    let token = theirs.token("/client", &audience);
+    let keys = |authorities: &[&Authority]| {
+        JwtTrust::new(authorities.iter().flat_map(|authority| authority.keys()).collect())
+    };
+    for (x509, jwt) in [(true, false), (false, true)] {
+        let known = if x509 { bundles.clone() } else { vec![ours.bundle()] };
+        server.x509.publish(Ok(X509Material::new(svid(&ours, "/server"), known)));
+        let known = if jwt { keys(&[&ours, &theirs]) } else { keys(&[&ours]) };
+        server.jwt.publish(Ok(known.into()));
+        let (seen, _) = meet(&server, "spiffe://other/**", &client, "spiffe://td/server").await;
+        assert_eq!(seen.is_ok(), x509, "{seen:?}");
+        let judged = server.workload.verify_jwt(&token, &audience);
+        assert_eq!(judged.is_ok(), jwt, "{judged:?}");
+    }
 }
 
 #[tokio::test]

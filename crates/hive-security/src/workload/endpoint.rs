@@ -33,9 +33,12 @@ impl Endpoint {
                 "it must not have user info, a query, a fragment or percent-encoding",
             ));
         }
+        // The case of a scheme does not count (RFC 3986, section 3.1).
         match text.split_once(':') {
-            Some(("unix", rest)) => unix(rest).map_err(refuse),
-            Some(("tcp", rest)) => tcp(rest).map_err(refuse),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("unix") => {
+                unix(rest).map_err(refuse)
+            }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("tcp") => tcp(rest).map_err(refuse),
             _ => Err(refuse(
                 "it must begin with unix: or tcp:, such as unix:///run/spire/agent.sock",
             )),
@@ -107,7 +110,9 @@ mod tests {
         for (text, canonical) in [
             ("unix:///run/agent.sock", "unix:///run/agent.sock"),
             ("unix:/run/agent.sock", "unix:///run/agent.sock"),
+            ("UNIX:///run/Agent.sock", "unix:///run/Agent.sock"),
             ("tcp://127.0.0.1:8081", "tcp://127.0.0.1:8081"),
+            ("Tcp://127.0.0.1:8081", "tcp://127.0.0.1:8081"),
             ("tcp:127.0.0.1:8081", "tcp://127.0.0.1:8081"),
             ("tcp://[::1]:8081", "tcp://[::1]:8081"),
         ] {
@@ -121,7 +126,7 @@ mod tests {
             ("", "must begin with unix: or tcp:"),
             ("/run/agent.sock", "must begin with unix: or tcp:"),
             ("https://127.0.0.1:8081", "must begin with unix: or tcp:"),
-            ("UNIX:///run/agent.sock", "must begin with unix: or tcp:"),
+            ("unixes:///run/agent.sock", "must begin with unix: or tcp:"),
             ("unix:", "takes an absolute path"),
             ("unix:agent.sock", "takes an absolute path"),
             ("unix://run/agent.sock", "takes no host"),

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -61,6 +61,8 @@ pub struct JwtBundles {
 pub struct JwtRequest {
     #[prost(string, repeated, tag = "1")]
     pub audience: Vec<String>,
+    #[prost(string, tag = "2")]
+    pub spiffe_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -77,7 +79,7 @@ pub struct JwtSvid {
     pub token: String,
 }
 
-type Answer<T> = Result<T, Status>;
+pub type Answer<T> = Result<T, Status>;
 
 /// What is answered, and may be changed while it serves: open streams are told.
 #[derive(Clone)]
@@ -86,7 +88,13 @@ pub struct Script {
     pub jwt: watch::Sender<Answer<JwtBundles>>,
     /// The identity and the clock by which JWT-SVIDs are made.
     pub clock: watch::Sender<Option<(String, SystemTime)>>,
-    /// Streams that were opened.
+    /// What is answered to a request for JWT-SVIDs instead of a token made by that clock.
+    pub tokens: watch::Sender<Option<Answer<JwtSvids>>>,
+    /// The method of each request, and what it says in the security header.
+    pub asked: Arc<Mutex<Vec<(String, Vec<String>)>>>,
+    /// What JWT-SVIDs were asked for.
+    pub wanted: Arc<Mutex<Vec<JwtRequest>>>,
+    /// X.509 streams that were opened.
     pub opened: Arc<AtomicUsize>,
     /// Answers that were sent.
     pub sent: Arc<AtomicUsize>,
@@ -101,6 +109,9 @@ impl Script {
             x509: watch::Sender::new(Ok(x509)),
             jwt: watch::Sender::new(Ok(JwtBundles { bundles })),
             clock: watch::Sender::new(Some((id, SystemTime::now()))),
+            tokens: watch::Sender::new(None),
+            asked: Arc::default(),
+            wanted: Arc::default(),
             opened: Arc::default(),
             sent: Arc::default(),
         };
@@ -113,6 +124,30 @@ impl Script {
     /// From now on this is the answer about X.509, also on open streams.
     pub fn say(&self, answer: Answer<X509>) {
         drop(self.x509.send_replace(answer));
+    }
+
+    /// From now on these are the JWT bundles: the same keys for each of these trust domains.
+    pub fn say_jwt_bundles(&self, trust_domains: &[&str]) {
+        let bundle = |name: &&str| (format!("spiffe://{name}"), JWKS.into());
+        let bundles = trust_domains.iter().map(bundle).collect();
+        self.say_jwt(Ok(JwtBundles { bundles }));
+    }
+
+    /// From now on this is the answer about JWT bundles, also on open streams.
+    pub fn say_jwt(&self, answer: Answer<JwtBundles>) {
+        drop(self.jwt.send_replace(answer));
+    }
+
+    /// How often this method was called.
+    pub fn calls(&self, method: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|(path, _)| path.ends_with(method)).count()
+    }
+
+    fn note(&self, request: &http::Request<Body>) {
+        let values = request.headers().get_all("workload.spiffe.io").iter();
+        let values = values.map(|value| value.to_str().unwrap().to_owned()).collect();
+        self.asked.lock().unwrap().push((request.uri().path().to_owned(), values));
     }
 
     /// From now on these are the X.509-SVIDs.
@@ -140,6 +175,7 @@ impl tower::Service<http::Request<Body>> for Script {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let script = self.clone();
+        script.note(&request);
         Box::pin(async move {
             Ok(match request.uri().path() {
                 "/SpiffeWorkloadAPI/FetchX509SVID" => {
@@ -155,8 +191,7 @@ impl tower::Service<http::Request<Body>> for Script {
                 }
                 "/SpiffeWorkloadAPI/FetchJWTSVID" => {
                     let mut grpc = Grpc::new(ProstCodec::<JwtSvids, JwtRequest>::default());
-                    let mint = Mint(script.clock.borrow().clone());
-                    grpc.unary(mint, request).await
+                    grpc.unary(Mint(script), request).await
                 }
                 _ => Status::unimplemented("no such method").into_http(),
             })
@@ -193,24 +228,29 @@ impl<T: Clone + Send + Sync + 'static> ServerStreamingService<Nothing> for Follo
     }
 }
 
-/// Makes a token that nobody can verify, at the time that the script names.
-struct Mint(Option<(String, SystemTime)>);
+/// Answers as it is told, or makes a token that nobody can verify, at the time that the script names.
+struct Mint(Script);
 
 impl UnaryService<JwtRequest> for Mint {
     type Response = JwtSvids;
     type Future = Answering<Result<Response<JwtSvids>, Status>>;
 
     fn call(&mut self, request: Request<JwtRequest>) -> Self::Future {
-        let answer = self.0.clone().map(|(spiffe_id, now)| {
-            let token = token(&spiffe_id, &request.get_ref().audience, now);
-            Response::new(JwtSvids { svids: vec![JwtSvid { spiffe_id, token }] })
-        });
-        let none = || Status::new(Code::Unimplemented, "no JWT-SVIDs here");
-        Box::pin(async move { answer.ok_or_else(none) })
+        let (script, request) = (&self.0, request.into_inner());
+        let minted = || {
+            let (spiffe_id, now) = script.clock.borrow().clone()?;
+            let token = token(&spiffe_id, &request.audience, now);
+            Some(Ok(JwtSvids { svids: vec![JwtSvid { spiffe_id, token }] }))
+        };
+        let told = script.tokens.borrow().clone().or_else(minted);
+        let none = || Err(Status::new(Code::Unimplemented, "no JWT-SVIDs here"));
+        let answer = told.unwrap_or_else(none).map(Response::new);
+        script.wanted.lock().unwrap().push(request);
+        Box::pin(async move { answer })
     }
 }
 
-fn token(spiffe_id: &str, audience: &[String], now: SystemTime) -> String {
+pub fn token(spiffe_id: &str, audience: &[String], now: SystemTime) -> String {
     let iat = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let claims = serde_json::json!({
         "sub": spiffe_id, "aud": audience, "iat": iat, "exp": iat + 300,
@@ -229,6 +269,8 @@ pub struct Authority {
     trust_domain: String,
     issuer: Issuer<'static, KeyPair>,
     root: Vec<u8>,
+    /// The certificates between the root and what it issues.
+    between: Vec<u8>,
 }
 
 impl Authority {
@@ -239,7 +281,22 @@ impl Authority {
         params.distinguished_name.push(rcgen::DnType::CommonName, trust_domain);
         let key = KeyPair::generate().unwrap();
         let root = params.self_signed(&key).unwrap().der().to_vec();
-        Self { trust_domain: trust_domain.to_owned(), issuer: Issuer::new(params, key), root }
+        let issuer = Issuer::new(params, key);
+        Self { trust_domain: trust_domain.to_owned(), issuer, root, between: Vec::new() }
+    }
+
+    /// An intermediate authority, which this one vouches for.
+    pub fn intermediate(&self) -> Self {
+        let now = SystemTime::now();
+        let (from, until) = (now - Duration::from_secs(60), now + Duration::from_secs(3600));
+        let mut params = params(&format!("spiffe://{}", self.trust_domain), from, until);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        let key = KeyPair::generate().unwrap();
+        let between = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        let (issuer, root) = (Issuer::new(params, key), self.root.clone());
+        Self { trust_domain: self.trust_domain.clone(), issuer, root, between }
     }
 
     /// Its certificate, which is its bundle as well.
@@ -253,7 +310,8 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().unwrap();
-        let chain = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
+        let chain = [leaf, self.between.clone()].concat();
         let (key, bundle) = (key.serialize_der(), self.bundle());
         X509Svid { spiffe_id, chain, key, bundle, hint: hint.to_owned() }
     }

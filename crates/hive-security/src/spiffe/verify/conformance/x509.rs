@@ -273,17 +273,58 @@ fn x12_a_constraint_on_uris_is_refused_and_one_on_other_names_is_not() {
     };
     let dns = || vec![GeneralSubtree::DnsName("td.example".into())];
     assert!(constrained(dns(), vec![]).is_ok());
-    // rcgen writes no URI subtrees: permitted (a0), one subtree, a URI (86).
-    let host: &[u8] = b"td";
-    let subtree = [&[0x30, 4, 0x86, host.len() as u8], host].concat();
-    for kind in [0xa0, 0xa1] {
-        let content = [&[0x30, 8, kind, 6], subtree.as_slice()].concat();
-        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
-        extension.set_criticality(true);
+    for kind in [PERMITTED, EXCLUDED] {
         let mut params = authority_params("between");
-        params.custom_extensions.push(extension);
+        params.custom_extensions.push(uri_constraint(kind));
         let refusal = through(vec![params]).unwrap_err();
         assert!(matches!(refusal, Refusal::Untrusted { .. }), "{kind:x}: {refusal:?}");
     }
     assert!(constrained(vec![], dns()).is_ok());
+}
+
+const PERMITTED: u8 = 0xa0;
+const EXCLUDED: u8 = 0xa1;
+
+/// A critical constraint on URIs, of which rcgen writes none: one subtree, a URI (86) of the host `td`.
+fn uri_constraint(kind: u8) -> CustomExtension {
+    let content = [&[0x30, 8, kind, 6, 0x30, 4, 0x86, 2], b"td".as_slice()].concat();
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+    extension.set_criticality(true);
+    extension
+}
+
+#[test]
+fn x12_a_constraint_of_an_authority_in_the_bundle_counts_too() {
+    let authority = Authority::new("td");
+    for (constraint, trusted) in [
+        (None, true),
+        (Some(uri_constraint(PERMITTED)), false),
+        (Some(uri_constraint(EXCLUDED)), false),
+    ] {
+        let mut params = authority_params("between");
+        params.custom_extensions.extend(constraint);
+        // The intermediate itself is published; nothing above it is known.
+        let chain = chain_through(&authority, vec![params], &good());
+        let verifier = verifier_of("td", &json!([x509_element(&chain[1])]));
+        let judged = present_chain(&verifier, &chain[..1]);
+        assert_eq!(judged.is_ok(), trusted, "{judged:?}");
+    }
+}
+
+#[test]
+fn x9_a_constraint_on_other_names_is_honoured() {
+    let permitted = |name: &str| {
+        let mut params = authority_params("between");
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(name.into())],
+            excluded_subtrees: vec![],
+        });
+        let authority = Authority::new("td");
+        let leaf = changed(|p| {
+            p.subject_alt_names.push(SanType::DnsName("a.td.example".try_into().unwrap()));
+        });
+        present_chain(&verifier(&[&authority]), &chain_through(&authority, vec![params], &leaf))
+    };
+    assert!(permitted("td.example").is_ok());
+    assert!(matches!(permitted("other.example"), Err(Refusal::Untrusted { .. })));
 }
