@@ -168,12 +168,12 @@ fn check_claims(
     now: SystemTime,
 ) -> Result<(), Invalid> {
     let now = unix_seconds(now);
-    let expiry = claims.get("exp").and_then(Value::as_u64).ok_or(Invalid::Claims)?;
+    let expiry = claims.get("exp").and_then(numeric_date).ok_or(Invalid::Claims)?;
     if expiry <= now {
         return Err(Invalid::Expired);
     }
     if let Some(not_before) = claims.get("nbf") {
-        let not_before = not_before.as_u64().ok_or(Invalid::Claims)?;
+        let not_before = numeric_date(not_before).ok_or(Invalid::Claims)?;
         if not_before > now {
             return Err(Invalid::NotYet);
         }
@@ -184,6 +184,12 @@ fn check_claims(
         _ => return Err(Invalid::Claims),
     };
     if named { Ok(()) } else { Err(Invalid::Audience) }
+}
+
+/// Whole seconds; RFC 7519, section 2, also allows fractions.
+fn numeric_date(value: &Value) -> Option<u64> {
+    let fraction = || value.as_f64().filter(|seconds| (0.0..9e15).contains(seconds));
+    value.as_u64().or_else(|| fraction().map(|seconds| seconds as u64))
 }
 
 /// RFC 7638: the SHA-256 of the key's required members, in lexicographic order.

@@ -152,6 +152,7 @@ async fn j8_the_expiry_is_set_and_demanded() {
     let now = unix_now();
     for (exp, valid) in [
         (json!(now + 60), true),
+        (json!(now as f64 + 60.5), true),
         (json!(now - 60), false),
         (json!(0), false),
         (json!("2999-01-01"), false),
