@@ -1,6 +1,7 @@
 //! What the orchestrator needs to know before it starts.
 
 use hive_runtime::config::{self, Reader};
+use hive_security::WorkloadConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,8 +14,9 @@ const CLAIM_TTL: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Where to listen (`HIVE_LISTEN`, such as `127.0.0.1:7200`; port 0 takes a free one).
     pub listen: SocketAddr,
-    /// The SPIFFE Workload API (`SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`).
-    pub workload_api: String,
+    /// The SPIFFE Workload API: `SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`, and what else
+    /// [`WorkloadConfig::from_strings`] reads.
+    pub workload: WorkloadConfig,
     /// The registry that knows which workers live (`HIVE_REGISTRY_ADDR`, such as `https://127.0.0.1:7100`).
     pub registry: String,
     /// The directory that holds the log (`HIVE_DATA_DIR`). Only one orchestrator may use it.
@@ -27,13 +29,13 @@ impl Config {
     /// Reads the configuration. `None` means that mistakes were noted.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let listen = reader.required("HIVE_LISTEN", str::parse);
-        let workload_api = reader.required("SPIFFE_ENDPOINT_SOCKET", config::text);
+        let workload = reader.together(|lookup| WorkloadConfig::from_strings(lookup));
         let registry = reader.required("HIVE_REGISTRY_ADDR", https_address);
         let data_dir = reader.required("HIVE_DATA_DIR", config::absolute_path);
         let claim_ttl = reader.or("HIVE_CLAIM_TTL_MS", CLAIM_TTL, config::milliseconds);
         Some(Self {
             listen: listen?,
-            workload_api: workload_api?,
+            workload: workload?,
             registry: registry?,
             data_dir: data_dir?,
             claim_ttl,

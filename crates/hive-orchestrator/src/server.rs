@@ -13,7 +13,7 @@ use hive_runtime::listen::listen;
 use hive_runtime::ready::Ready;
 use hive_runtime::stop;
 use hive_security::serve::{self, Authenticate, MethodPolicy};
-use hive_security::{Audience, IdPattern, TrustDomain, Workload, WorkloadConfig};
+use hive_security::{Audience, IdPattern, TrustDomain, Workload};
 use services::{Plans, Tickets};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -38,8 +38,9 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     // The log first: a second orchestrator on the same directory shall say so, whatever else is wrong.
     let clock = Clock::start();
     let conductor = Conductor::open(&config.data_dir, clock.now(), config.claim_ttl).await?;
-    let endpoint = WorkloadConfig::new(config.workload_api.clone(), ATTACH_DEADLINE);
-    let (workload, upkeep) = Workload::attach(endpoint).await.map_err(Error::Identity)?;
+    let mut identity = config.workload.clone();
+    identity.attach_deadline = ATTACH_DEADLINE;
+    let (workload, upkeep) = Workload::attach(identity).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let served = conduct(config, &workload, (conductor, clock), ready, stop).await;
     upkeep.abort();

@@ -1,6 +1,7 @@
 //! What the registry needs to know before it starts.
 
 use hive_runtime::config::{self, Reader};
+use hive_security::WorkloadConfig;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Config {
     /// Where to listen (`HIVE_LISTEN`, such as `127.0.0.1:7100`; port 0 takes a free one).
     pub listen: SocketAddr,
-    /// The SPIFFE Workload API (`SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`).
-    pub workload_api: String,
+    /// The SPIFFE Workload API: `SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`, and what else
+    /// [`WorkloadConfig::from_strings`] reads.
+    pub workload: WorkloadConfig,
     /// An agent silent for this long is unhealthy (`HIVE_HEARTBEAT_TIMEOUT_MS`, default 15000).
     pub heartbeat_timeout: Duration,
 }
@@ -22,10 +24,10 @@ impl Config {
     /// Reads the configuration. `None` means that mistakes were noted.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let listen = reader.required("HIVE_LISTEN", str::parse);
-        let workload_api = reader.required("SPIFFE_ENDPOINT_SOCKET", config::text);
+        let workload = reader.together(|lookup| WorkloadConfig::from_strings(lookup));
         let heartbeat_timeout =
             reader.or("HIVE_HEARTBEAT_TIMEOUT_MS", HEARTBEAT_TIMEOUT, config::milliseconds);
-        Some(Self { listen: listen?, workload_api: workload_api?, heartbeat_timeout })
+        Some(Self { listen: listen?, workload: workload?, heartbeat_timeout })
     }
 }
 
@@ -38,5 +40,21 @@ mod tests {
         let strings = [("HIVE_LISTEN", "everywhere"), ("HIVE_HEARTBEAT_TIMEOUT_MS", "0")];
         let mistakes = config::read(&strings.as_slice(), Config::read).expect_err("three mistakes");
         assert_eq!(mistakes.len(), 3, "{mistakes}");
+    }
+
+    #[test]
+    fn every_setting_of_the_workload_api_is_read_and_checked() {
+        let read = |strings: &[(&str, &str)]| {
+            let listen = [("HIVE_LISTEN", "127.0.0.1:0")];
+            config::read(&[&listen, strings].concat().as_slice(), Config::read)
+        };
+        let before = [("SPIFFE_WORKLOAD_API_SOCKET", "unix:/run/spire.sock")];
+        assert_eq!(read(&before).expect("enough").workload.endpoint, "unix:///run/spire.sock");
+        let wrong = [("SPIFFE_ENDPOINT_SOCKET", "/run/spire.sock"), ("SPIFFE_TRUST_DOMAIN", "a b")];
+        let mistakes = read(&wrong).expect_err("two mistakes");
+        assert_eq!(mistakes.len(), 2, "{mistakes}");
+        let text = mistakes.to_string();
+        assert!(text.contains("SPIFFE_ENDPOINT_SOCKET is \"/run/spire.sock\": it must"), "{text}");
+        assert!(text.contains("SPIFFE_TRUST_DOMAIN is \"a b\": "), "{text}");
     }
 }

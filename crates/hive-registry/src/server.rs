@@ -15,7 +15,7 @@ use hive_runtime::listen::listen;
 use hive_runtime::ready::Ready;
 use hive_runtime::stop;
 use hive_security::serve::{self, Authenticate, MethodPolicy};
-use hive_security::{Audience, IdPattern, TrustDomain, Workload, WorkloadConfig};
+use hive_security::{Audience, IdPattern, TrustDomain, Workload};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
@@ -41,8 +41,9 @@ const LISTED_MAX: usize = 1_000;
 
 /// Serves until `stop` is cancelled; announces the address once it does.
 pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Result<(), Error> {
-    let endpoint = WorkloadConfig::new(config.workload_api.clone(), ATTACH_DEADLINE);
-    let (workload, upkeep) = Workload::attach(endpoint).await.map_err(Error::Identity)?;
+    let mut identity = config.workload.clone();
+    identity.attach_deadline = ATTACH_DEADLINE;
+    let (workload, upkeep) = Workload::attach(identity).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let served = serve_until(config, &workload, ready, stop).await;
     upkeep.abort();

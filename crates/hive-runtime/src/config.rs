@@ -90,6 +90,23 @@ impl Reader<'_> {
         self.optional(name, parse).unwrap_or(default)
     }
 
+    /// Hands settings that belong together to a reader of their own, which is given a way to look values up by name
+    /// and answers with what it read, or with the name and the fault of everything that is wrong.
+    pub fn together<T, M: Into<(&'static str, String)>>(
+        &mut self,
+        read: impl FnOnce(&dyn Fn(&str) -> Option<String>) -> Result<T, Vec<M>>,
+    ) -> Option<T> {
+        match read(&|name| self.strings.string(name)) {
+            Ok(value) => Some(value),
+            Err(mistakes) => {
+                for (name, message) in mistakes.into_iter().map(Into::into) {
+                    self.note(name, &message);
+                }
+                None
+            }
+        }
+    }
+
     /// Notes a mistake that a parser of one value cannot see, such as two values that disagree.
     pub fn note(&mut self, name: &str, message: &str) {
         self.mistakes.push(Mistake { name: name.to_owned(), message: message.to_owned() });
@@ -180,6 +197,21 @@ mod tests {
         let parse = |reader: &mut Reader<'_>| Some(reader.or("SLOTS", 2_u8, str::parse));
         assert_eq!(read(&[].as_slice(), parse), Ok(2));
         assert_eq!(read(&[("SLOTS", "-1")].as_slice(), parse).map_err(|m| m.len()), Err(1));
+    }
+
+    #[test]
+    fn settings_that_belong_together_are_read_together_and_all_their_mistakes_reported() {
+        let pair = |lookup: &dyn Fn(&str) -> Option<String>| match (lookup("A"), lookup("B")) {
+            (Some(a), Some(b)) => Ok(a + &b),
+            (a, b) => {
+                let absent = [("A", a), ("B", b)].into_iter().filter(|(_, value)| value.is_none());
+                Err(absent.map(|(name, _)| (name, "is not set".to_owned())).collect())
+            }
+        };
+        let parse = |reader: &mut Reader<'_>| reader.together(pair);
+        assert_eq!(read(&[("A", "1"), ("B", "2")].as_slice(), parse), Ok("12".to_owned()));
+        let mistakes = read(&[].as_slice(), parse).expect_err("two mistakes");
+        assert_eq!(mistakes.to_string(), "A is not set\nB is not set");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use hive_security::serve::{self, Authenticate, MethodPolicy, Peer, PeerCertificate, Proof};
+use hive_security::serve::{self, Authenticate, ConnectionAge, MethodPolicy, Peer, Proof};
 use hive_security::{Audience, Workload, WorkloadConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +33,7 @@ async fn serve(workload: &Workload) -> Result<(), Failure> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:7000").await?;
     let app = Router::new()
         .route("/hello", get(async |peer: Peer| format!("hello {}\n", peer.spiffe_id)))
-        .layer(layer)
-        .into_make_service_with_connect_info::<PeerCertificate>();
-    axum::serve(serve::incoming_http(listener, workload)?, app).await?;
-    Ok(())
+        .layer(layer);
+    let (age, stop) = (ConnectionAge::default(), CancellationToken::new());
+    Ok(serve::serve_http(listener, workload, app, age, stop).await?)
 }

@@ -2,6 +2,7 @@
 
 use crate::sandbox::{Confinement, Launcher, Toolchain};
 use hive_runtime::config::{Reader, absolute_path, text};
+use hive_security::WorkloadConfig;
 use hive_security::vault::VaultConfig;
 use std::path::PathBuf;
 
@@ -12,8 +13,9 @@ pub struct Config {
     pub name: String,
     /// `HIVE_WORKER_SLOTS`: how many tickets it executes at once, 1 to 64; 2 by default.
     pub slots: usize,
-    /// `SPIFFE_ENDPOINT_SOCKET`: where the Workload API listens.
-    pub spiffe_socket: String,
+    /// The SPIFFE Workload API: `SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`, and what else
+    /// [`WorkloadConfig::from_strings`] reads.
+    pub workload: WorkloadConfig,
     /// `VAULT_ADDR`, `VAULT_CACERT` (a PEM file, for `https://`) and `VAULT_NAMESPACE`: where leases come from.
     pub vault: VaultConfig,
     /// `HIVE_ORCHESTRATOR_ADDR`: where tickets come from.
@@ -41,7 +43,7 @@ impl Config {
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let name = reader.required("HIVE_WORKER_NAME", text);
         let slots = reader.or("HIVE_WORKER_SLOTS", 2, slots);
-        let spiffe_socket = reader.required("SPIFFE_ENDPOINT_SOCKET", text);
+        let workload = reader.together(|lookup| WorkloadConfig::from_strings(lookup));
         let vault = vault(reader);
         let orchestrator_addr = reader.required("HIVE_ORCHESTRATOR_ADDR", text);
         let registry_addr = reader.required("HIVE_REGISTRY_ADDR", text);
@@ -55,7 +57,7 @@ impl Config {
         Some(Self {
             name: name?,
             slots,
-            spiffe_socket: spiffe_socket?,
+            workload: workload?,
             vault: vault?,
             orchestrator_addr: orchestrator_addr?,
             registry_addr: registry_addr?,

@@ -17,7 +17,7 @@ use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_runtime::ready::Ready;
 use hive_security::connect::{Channel, channel};
 use hive_security::vault::{VaultClient, VaultError};
-use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
+use hive_security::{Audience, IdPattern, Workload};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,7 +63,8 @@ pub enum Error {
 
 /// Works until `stop`, then withdraws what is running and reports it.
 pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Result<(), Error> {
-    let attach = WorkloadConfig::new(config.spiffe_socket.clone(), ATTACH_PATIENCE);
+    let mut attach = config.workload.clone();
+    attach.attach_deadline = ATTACH_PATIENCE;
     let (workload, upkeep) = Workload::attach(attach).await.map_err(Error::Identity)?;
     let identity = workload.spiffe_id().map_err(Error::Identity)?;
     // Identity is needed to the very end: outcomes are signed, and leases given back, while everything else stops.

@@ -131,7 +131,7 @@ fn config(authority: &Authority, directory: &TempDir) -> Config {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     Config {
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-        workload_api: authority.endpoint(),
+        workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
         registry: format!("https://{}", closed.expect("a free port")),
         data_dir: directory.path().join("data"),
         claim_ttl: Duration::from_secs(5),

@@ -34,7 +34,7 @@ impl Stack {
         let stop = CancellationToken::new();
         let config = Config {
             listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-            workload_api: authority.endpoint(),
+            workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
             heartbeat_timeout: Duration::from_secs(15),
         };
         let served = tokio::spawn(run(config, ready, stop.clone()));

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// How long a connection of a server may live, so that rotation reaches those that would never end.
+/// How long a connection may live, so that rotation reaches those that would never end.
 ///
-/// Then a server asks its client to open another connection (HTTP/2's `GOAWAY`) and finishes the calls that
-/// run; none is lost. An authenticated stream among them ends when its caller's documents expire, and the
-/// connection with the last of them.
+/// Then a server asks its client to open another connection (HTTP/2's `GOAWAY`, HTTP/1.1's `Connection: close`) and
+/// finishes the calls that run; none is lost. An authenticated stream among them ends when its caller's documents
+/// expire, and the connection with the last of them. [`serve_http`](super::serve_http) does this by itself, and so does the
+/// client's side of a [`Channel`](crate::connect::Channel).
 ///
 /// ```
 /// use hive_security::serve::ConnectionAge;

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
+use super::admission::Admission;
 use super::answer::Wire;
 use super::counts::{Counted, Counts};
 use super::guarded::{Guarded, Side};
@@ -31,7 +32,8 @@ const EXEMPT: [&str; 3] = [
 /// Who does not show what the [`Proof`] asks for is answered `UNAUTHENTICATED` with a reason; a known caller
 /// whom the policy does not allow, `PERMISSION_DENIED`. A server of plain HTTP ([`for_http`](Self::for_http))
 /// answers 401 and 403. A gRPC stream ends with `UNAUTHENTICATED` when the first of its caller's documents
-/// expires; unary calls are not touched.
+/// expires (see [`Peer::expires_at`]), and with `PERMISSION_DENIED` when the policy is replaced by one that does not
+/// allow it; unary calls are not touched.
 ///
 /// Each decision is counted ([`counts`](Self::counts)) and logged once, under the target
 /// `hive_security::policy`: at debug level if allowed, else as a warning, at most 60 of each kind a minute.
@@ -48,13 +50,13 @@ pub struct Authenticated<S> {
 }
 
 #[derive(Debug)]
-struct Rules {
+pub(super) struct Rules {
     workload: Workload,
     proof: Proof,
-    policy: PolicyHandle,
+    pub(super) policy: PolicyHandle,
     wire: Wire,
-    counts: Arc<Counts>,
-    log: DecisionLog,
+    pub(super) counts: Arc<Counts>,
+    pub(super) log: DecisionLog,
 }
 
 /// Why a call is not passed on.
@@ -80,7 +82,7 @@ impl Authenticate {
     ///
     /// Refusals are 401 (with `WWW-Authenticate: Bearer`) and 403, with a JSON body
     /// `{"error": …, "reason": …}`. A response of unknown length breaks off when the first of its caller's
-    /// documents expires.
+    /// documents expires, or a new policy does not allow it.
     pub fn for_http(workload: &Workload, proof: Proof, policy: impl Into<PolicyHandle>) -> Self {
         Self::assemble(workload, proof, policy.into(), Wire::Http)
     }
@@ -124,19 +126,17 @@ where
         match rules.admit(&request) {
             Ok(None) => {
                 let inner = self.inner.call(request.map(Guarded::free));
-                Answering::Asked { inner, guard: None }
+                Answering::Asked { inner, admission: None, wire: rules.wire }
             }
-            Ok(Some(peer)) => {
-                let expires_at = peer.expires_at;
-                request.extensions_mut().insert(peer);
-                let request = request.map(|body| match rules.wire {
-                    Wire::Grpc => {
-                        Guarded::until(body, expires_at, Side::GrpcRequest, &rules.counts)
-                    }
+            Ok(Some(admission)) => {
+                let (admission, wire) = (Arc::new(admission), rules.wire);
+                request.extensions_mut().insert(admission.peer().clone());
+                let request = request.map(|body| match wire {
+                    Wire::Grpc => Guarded::by(Arc::clone(&admission), body, Side::GrpcRequest),
                     Wire::Http => Guarded::free(body),
                 });
-                let guard = Some((expires_at, Arc::clone(rules)));
-                Answering::Asked { inner: self.inner.call(request), guard }
+                let inner = self.inner.call(request);
+                Answering::Asked { inner, admission: Some(admission), wire }
             }
             Err(refused) => Answering::Refused { answer: Some(rules.wire.answer(refused)) },
         }
@@ -149,7 +149,7 @@ pin_project! {
     #[derive(Debug)]
     #[doc(hidden)]
     pub enum Answering<F> {
-        Asked { #[pin] inner: F, guard: Option<(std::time::SystemTime, Arc<Rules>)> },
+        Asked { #[pin] inner: F, admission: Option<Arc<Admission>>, wire: Wire },
         Refused { answer: Option<Response<Option<Bytes>>> },
     }
 }
@@ -163,10 +163,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project() {
-            AnsweringProjection::Asked { inner, guard } => {
+            AnsweringProjection::Asked { inner, admission, wire } => {
                 let response = ready!(inner.poll(cx))?;
-                Ok(response.map(|body| match guard.take() {
-                    Some((expires_at, rules)) => rules.guard(body, expires_at),
+                Ok(response.map(|body| match admission.take() {
+                    Some(admission) => guard(admission, body, *wire),
                     None => Guarded::free(body),
                 }))
             }
@@ -179,8 +179,8 @@ where
 }
 
 impl Rules {
-    /// The caller; `None` where nobody is asked.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Option<Peer>, Refused> {
+    /// Who calls what; `None` where nobody is asked.
+    fn admit<B>(self: &Arc<Self>, request: &Request<B>) -> Result<Option<Admission>, Refused> {
         let path = request.uri().path();
         if self.wire == Wire::Grpc && is_exempt(path) {
             self.counts.add(Counted::Exempt);
@@ -192,8 +192,10 @@ impl Rules {
             self.log.unauthenticated(path, &reason);
             Refused::Unauthenticated(reason)
         })?;
-        let verb = (self.wire == Wire::Http).then(|| request.method().as_str());
-        let decision = self.policy.load().decide(verb, path, &peer.spiffe_id);
+        let verb = (self.wire == Wire::Http).then(|| request.method().clone());
+        let revision = self.policy.revision();
+        let as_text = verb.as_ref().map(http::Method::as_str);
+        let decision = self.policy.load().decide(as_text, path, &peer.spiffe_id);
         if !decision.allowed {
             self.counts.add(Counted::Denied);
             self.log.denied(path, &peer, &decision);
@@ -202,19 +204,19 @@ impl Rules {
         }
         self.counts.add(Counted::Allowed);
         self.log.allowed(path, &peer, &decision);
-        Ok(Some(peer))
+        Ok(Some(Admission::new(self, request, verb, peer, revision)))
     }
+}
 
-    fn guard<R>(&self, body: R, expires_at: std::time::SystemTime) -> Guarded<R>
-    where
-        R: http_body::Body<Data = Bytes>,
-    {
-        match self.wire {
-            Wire::Grpc => Guarded::until(body, expires_at, Side::GrpcResponse, &self.counts),
-            // A body of known length is an answer, not a stream.
-            Wire::Http if body.size_hint().exact().is_some() => Guarded::free(body),
-            Wire::Http => Guarded::until(body, expires_at, Side::HttpResponse, &self.counts),
-        }
+fn guard<R>(admission: Arc<Admission>, body: R, wire: Wire) -> Guarded<R>
+where
+    R: http_body::Body<Data = Bytes>,
+{
+    match wire {
+        Wire::Grpc => Guarded::by(admission, body, Side::GrpcResponse),
+        // A body of known length is an answer, not a stream.
+        Wire::Http if body.size_hint().exact().is_some() => Guarded::free(body),
+        Wire::Http => Guarded::by(admission, body, Side::HttpResponse),
     }
 }
 

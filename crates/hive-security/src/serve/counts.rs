@@ -10,6 +10,7 @@ pub struct Counts {
     denied: AtomicU64,
     exempt: AtomicU64,
     expired: AtomicU64,
+    revoked: AtomicU64,
     unauthenticated: AtomicU64,
 }
 
@@ -25,6 +26,8 @@ pub struct Tally {
     pub exempt: u64,
     /// Streams that were ended because a document of their caller expired.
     pub expired: u64,
+    /// Streams that were ended because the policy was replaced by one that does not allow them.
+    pub revoked: u64,
     /// Calls that did not prove who makes them.
     pub unauthenticated: u64,
 }
@@ -36,6 +39,7 @@ pub(super) enum Counted {
     Denied,
     Exempt,
     Expired,
+    Revoked,
     Unauthenticated,
 }
 
@@ -48,6 +52,7 @@ impl Counts {
             denied: read(&self.denied),
             exempt: read(&self.exempt),
             expired: read(&self.expired),
+            revoked: read(&self.revoked),
             unauthenticated: read(&self.unauthenticated),
         }
     }
@@ -58,6 +63,7 @@ impl Counts {
             Counted::Denied => &self.denied,
             Counted::Exempt => &self.exempt,
             Counted::Expired => &self.expired,
+            Counted::Revoked => &self.revoked,
             Counted::Unauthenticated => &self.unauthenticated,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Bodies that end when their caller's documents do.
+//! Bodies that end when their caller's documents do, or a new policy says so.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use super::counts::{Counted, Counts};
+use super::admission::{Admission, Cause};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pin_project! {
-    /// A body that ends when its caller's documents expire, if it is a stream.
+    /// A body that ends when its caller's documents expire or a new policy does not allow it, if it is a stream.
     ///
     /// What a unary call sends or receives is one message, and passes.
     #[derive(Debug)]
@@ -34,11 +34,13 @@ const END_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a stream ended early.
 #[derive(Debug, thiserror::Error)]
-#[error("{EXPIRED}")]
-struct Expired;
+#[error("{0}")]
+struct CutOff(&'static str);
 
 const EXPIRED: &str =
     "a document that proved who calls has expired while the stream was open; open it again";
+const REVOKED: &str =
+    "the policy of this server has changed, and does not allow this stream any more";
 
 /// Which way a body flows, and how it is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +53,26 @@ pub(super) enum Side {
 
 #[derive(Debug)]
 struct Guard {
-    expires_at: SystemTime,
-    /// When to give up waiting for more.
+    admission: Arc<Admission>,
+    /// When to give up waiting for more, and why.
     ends_at: SystemTime,
+    cause: Cause,
+    /// Of the policy by which it was judged last.
+    revision: u64,
     side: Side,
     messages: Messages,
     timer: Option<Pin<Box<Sleep>>>,
-    counts: Arc<Counts>,
+    news: Option<News>,
     over: bool,
+}
+
+/// Another policy.
+struct News(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl std::fmt::Debug for News {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("News")
+    }
 }
 
 impl<B> Guarded<B> {
@@ -67,15 +81,20 @@ impl<B> Guarded<B> {
         Self { inner: Some(inner), text: None, guard: None }
     }
 
-    pub(super) fn until(
-        inner: B,
-        expires_at: SystemTime,
-        side: Side,
-        counts: &Arc<Counts>,
-    ) -> Self {
-        let (messages, counts) = (Messages::default(), Arc::clone(counts));
-        let ends_at = expires_at;
-        let guard = Guard { expires_at, ends_at, side, messages, timer: None, counts, over: false };
+    /// A body that lasts as long as the call was let through for.
+    pub(super) fn by(admission: Arc<Admission>, inner: B, side: Side) -> Self {
+        let (ends_at, revision) = (admission.expires_at(), admission.revision());
+        let guard = Guard {
+            admission,
+            ends_at,
+            cause: Cause::Expired,
+            revision,
+            side,
+            messages: Messages::default(),
+            timer: None,
+            news: None,
+            over: false,
+        };
         Self { inner: Some(inner), text: None, guard: Some(guard) }
     }
 
@@ -116,7 +135,7 @@ where
         match inner.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(guard.pass(frame))),
             Poll::Ready(end) => Poll::Ready(end.map(|end| end.map_err(Into::into))),
-            Poll::Pending => guard.poll_expired(cx).map(|()| Some(guard.cut())),
+            Poll::Pending => guard.poll_ended(cx).map(|()| Some(guard.cut())),
         }
     }
 
@@ -132,30 +151,37 @@ where
 }
 
 impl Guard {
-    /// Lets a frame through, unless it belongs to a second message and time is up.
+    /// Lets a frame through, unless it belongs to a second message and the stream is over.
     fn pass(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
         let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) else { return Ok(frame) };
-        if self.messages.completed && SystemTime::now() >= self.expires_at {
-            return self.cut();
+        if self.messages.completed {
+            self.judge_again();
+            let expired = SystemTime::now() >= self.admission.expires_at();
+            if expired || self.cause == Cause::Revoked {
+                return self.cut();
+            }
         }
         match self.side {
             Side::HttpResponse => self.messages.completed = true,
             Side::GrpcResponse => self.messages.read(data),
             Side::GrpcRequest if !self.messages.completed => {
                 self.messages.read(data);
-                self.ends_at = self.expires_at.max(SystemTime::now() + END_DEADLINE);
+                self.ends_at = self.admission.expires_at().max(SystemTime::now() + END_DEADLINE);
             }
             Side::GrpcRequest => {}
         }
         Ok(frame)
     }
 
-    /// Ready once a body that has nothing to say has outlived the documents.
+    /// Ready once a body that has nothing to say has outlived the documents, or its caller's rights.
     ///
     /// A unary call's response is never without something to say, and its request not after its message.
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.side == Side::GrpcRequest && !self.messages.completed {
             return Poll::Pending;
+        }
+        while self.cause != Cause::Revoked && self.poll_news(cx).is_ready() {
+            self.judge_again();
         }
         loop {
             let left = self.ends_at.duration_since(SystemTime::now()).unwrap_or_default();
@@ -169,22 +195,49 @@ impl Guard {
         }
     }
 
+    /// Ready where there is another policy than the one it was judged by.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (admission, revision) = (&self.admission, self.revision);
+        let wait = || News(Box::pin(admission.policy_changed(revision)));
+        let news = self.news.get_or_insert_with(wait);
+        std::task::ready!(news.0.as_mut().poll(cx));
+        self.news = None;
+        Poll::Ready(())
+    }
+
+    /// Asks the policy of this moment, if it is another one.
+    fn judge_again(&mut self) {
+        let revision = self.admission.current_revision();
+        if revision == self.revision || self.cause == Cause::Revoked {
+            return;
+        }
+        self.revision = revision;
+        if self.admission.is_allowed() {
+            return;
+        }
+        self.cause = Cause::Revoked;
+        // What follows the message of a unary request is its end, which is on its way.
+        let patience = if self.side == Side::GrpcRequest { END_DEADLINE } else { Duration::ZERO };
+        self.ends_at = self.ends_at.min(SystemTime::now() + patience);
+        self.timer = None;
+    }
+
     fn cut(&mut self) -> Result<Frame<Bytes>, BoxError> {
         self.over = true;
-        let status = Status::unauthenticated(EXPIRED);
+        self.admission.end(self.cause);
+        let (status, reason) = match self.cause {
+            Cause::Expired => (Status::unauthenticated(EXPIRED), EXPIRED),
+            Cause::Revoked => (Status::permission_denied(REVOKED), REVOKED),
+        };
         match self.side {
             // The service reads the error, and may answer with it.
             Side::GrpcRequest => Err(status.into()),
             Side::GrpcResponse => {
-                self.counts.add(Counted::Expired);
                 let mut trailers = http::HeaderMap::new();
                 status.add_header(&mut trailers)?;
                 Ok(Frame::trailers(trailers))
             }
-            Side::HttpResponse => {
-                self.counts.add(Counted::Expired);
-                Err(Expired.into())
-            }
+            Side::HttpResponse => Err(CutOff(reason).into()),
         }
     }
 }

@@ -39,17 +39,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     peer: PeerCertificate,
-    #[cfg(feature = "axum")]
-    address: SocketAddr,
 }
 
-/// Connections as they come; see [`incoming`] and [`incoming_http`].
+/// Connections as they come; see [`incoming`].
 #[derive(Debug)]
 #[must_use = "connections are accepted only while this is held and polled"]
 pub struct Incoming {
     connections: mpsc::Receiver<TlsConnection>,
-    #[cfg(feature = "axum")]
-    address: SocketAddr,
 }
 
 /// Accepts connections on `listener`, for `serve_with_incoming` of a tonic server.
@@ -58,36 +54,20 @@ pub struct Incoming {
 /// those that fail are logged and never end the stream. `TCP_NODELAY` is on. The listener is closed when the
 /// stream is dropped. Must be called within a Tokio runtime.
 pub fn incoming(listener: TcpListener, workload: &Workload) -> Result<Incoming, Error> {
-    incoming_speaking(b"h2", listener, workload)
+    incoming_speaking(&[b"h2"], listener, workload)
 }
 
-/// Accepts connections on `listener` that speak HTTP/1.1, as [`incoming`] does those of gRPC.
-///
-/// With the feature `axum`, `axum::serve` takes it for a listener, and
-/// `into_make_service_with_connect_info::<PeerCertificate>()` tells [`Authenticate`](super::Authenticate) who
-/// is connected.
-pub fn incoming_http(listener: TcpListener, workload: &Workload) -> Result<Incoming, Error> {
-    incoming_speaking(b"http/1.1", listener, workload)
-}
-
-fn incoming_speaking(
-    protocol: &[u8],
+/// The same for the protocols that a client may choose from, the best one first.
+pub(super) fn incoming_speaking(
+    protocols: &[&[u8]],
     listener: TcpListener,
     workload: &Workload,
 ) -> Result<Incoming, Error> {
     let mut config = Arc::unwrap_or_clone(tls::server_config(workload)?);
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let (ready, connections) = mpsc::channel(READY_MAX);
-    #[cfg(feature = "axum")]
-    let address = listener
-        .local_addr()
-        .map_err(|error| Error::invalid("listener", &format!("{listener:?}"), &error))?;
     tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), ready));
-    Ok(Incoming {
-        connections,
-        #[cfg(feature = "axum")]
-        address,
-    })
+    Ok(Incoming { connections })
 }
 
 impl Stream for Incoming {
@@ -125,7 +105,7 @@ async fn greet(
     ready: mpsc::Sender<TlsConnection>,
     slot: OwnedSemaphorePermit,
 ) {
-    match timeout(HANDSHAKE_DEADLINE, handshake(acceptor, stream, address)).await {
+    match timeout(HANDSHAKE_DEADLINE, handshake(acceptor, stream)).await {
         // Fails only when nobody serves any more.
         Ok(Ok(connection)) => drop(ready.send(connection).await),
         Ok(Err(error)) => {
@@ -138,24 +118,14 @@ async fn greet(
     drop(slot);
 }
 
-#[cfg_attr(not(feature = "axum"), allow(unused_variables, reason = "axum asks for the address"))]
-async fn handshake(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
-) -> io::Result<TlsConnection> {
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsConnection> {
     // Nagle's algorithm and delayed acknowledgements together would cost 40 ms for some calls.
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // Parsed once per connection; every call on it reads the result.
     let peer = PeerCertificate(leaf.map(read).transpose()?);
-    Ok(TlsConnection {
-        stream,
-        peer,
-        #[cfg(feature = "axum")]
-        address,
-    })
+    Ok(TlsConnection { stream, peer })
 }
 
 fn read(leaf: &CertificateDer<'_>) -> io::Result<VerifiedCertificate> {
@@ -163,36 +133,6 @@ fn read(leaf: &CertificateDer<'_>) -> io::Result<VerifiedCertificate> {
     let (_, expires_at) =
         validity(leaf).ok_or_else(|| io::Error::other("its validity cannot be read"))?;
     Ok(VerifiedCertificate { spiffe_id, expires_at })
-}
-
-#[cfg(feature = "axum")]
-impl axum::serve::Listener for Incoming {
-    type Io = TlsConnection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TlsConnection, SocketAddr) {
-        match self.connections.recv().await {
-            Some(connection) => {
-                let address = connection.address;
-                (connection, address)
-            }
-            // The task that accepts ended with the runtime; nobody comes any more.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-#[cfg(feature = "axum")]
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Incoming>>
-    for PeerCertificate
-{
-    fn connect_info(stream: axum::serve::IncomingStream<'_, Incoming>) -> Self {
-        stream.io().peer.clone()
-    }
 }
 
 impl Connected for TlsConnection {

@@ -39,6 +39,14 @@ impl DecisionLog {
         );
     }
 
+    pub(super) fn revoked(&self, path: &str, peer: &Peer) {
+        let Some(not_logged) = self.denied.admit(Instant::now()) else { return };
+        tracing::warn!(
+            target: "hive_security::policy",
+            method = excerpt(path), caller = %peer.spiffe_id, not_logged, "a stream was ended by a new policy"
+        );
+    }
+
     pub(super) fn unauthenticated(&self, path: &str, reason: &str) {
         let Some(not_logged) = self.unauthenticated.admit(Instant::now()) else { return };
         tracing::warn!(

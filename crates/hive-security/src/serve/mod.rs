@@ -1,5 +1,6 @@
 //! For servers: who calls, and what they may.
 
+mod admission;
 mod age;
 mod answer;
 mod authenticate;
@@ -10,6 +11,7 @@ mod guarded;
 mod incoming;
 mod log;
 mod peer;
+mod plain;
 mod policy;
 mod proof;
 #[cfg(test)]
@@ -19,7 +21,8 @@ pub use age::ConnectionAge;
 pub use authenticate::{Authenticate, Authenticated};
 pub use counts::{Counts, Tally};
 pub use guarded::Guarded;
-pub use incoming::{Incoming, TlsConnection, incoming, incoming_http};
+pub use incoming::{Incoming, TlsConnection, incoming};
 pub use peer::{How, Peer, PeerCertificate, VerifiedCertificate, peer};
+pub use plain::serve_http;
 pub use policy::{Decision, MethodPolicy, Mistake, Mistakes, PolicyHandle, RuleId, Who};
 pub use proof::Proof;

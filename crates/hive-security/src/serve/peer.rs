@@ -13,6 +13,10 @@ pub struct Peer {
     /// By which documents that is known.
     pub how: How,
     /// When the first of these documents is accepted no longer. Streams end then.
+    ///
+    /// That is the moment at which an X.509-SVID expires, and 30 seconds after a JWT-SVID says that it does: the
+    /// leeway within which a new call with it is accepted, for the clock of its issuer may be behind ours. A stream
+    /// that ended at once would only be opened again, with the same token.
     pub expires_at: SystemTime,
 }
 

@@ -52,10 +52,6 @@ impl Proof {
 
 fn certificate(extensions: &Extensions) -> Result<&VerifiedCertificate, String> {
     let seen = extensions.get::<PeerCertificate>();
-    #[cfg(feature = "axum")]
-    let seen = seen.or_else(|| {
-        extensions.get::<axum::extract::ConnectInfo<PeerCertificate>>().map(|info| &info.0)
-    });
     seen.and_then(|seen| seen.0.as_ref())
         .ok_or_else(|| "the connection presented no X.509-SVID".to_owned())
 }

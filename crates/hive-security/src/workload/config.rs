@@ -116,6 +116,13 @@ impl fmt::Display for WrongSetting {
 
 impl std::error::Error for WrongSetting {}
 
+/// Its name, and what is wrong.
+impl From<WrongSetting> for (&'static str, String) {
+    fn from(wrong: WrongSetting) -> Self {
+        (wrong.name, wrong.reason)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {

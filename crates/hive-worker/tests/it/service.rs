@@ -253,7 +253,7 @@ fn config(
     Config {
         name: "worker-1".to_owned(),
         slots: 1,
-        spiffe_socket: authority.endpoint(),
+        workload: WorkloadConfig::new(authority.endpoint(), PATIENCE),
         vault: hive_security::vault::VaultConfig::at(&vault.address),
         orchestrator_addr: orchestrator.to_owned(),
         // Nobody listens there.

@@ -76,3 +76,109 @@ async fn a_slow_unary_request_is_read_to_its_end() {
     let (code, text) = call(&channel, "/test.Probe/Upload", Some(&token), body).await;
     assert_eq!(code, Code::Ok, "{text:?}");
 }
+
+/// A stream of what a method says until the policy is replaced by this one: how it ended.
+async fn replaced_by(policy: &str, method: &str) -> (Option<Code>, Tally) {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let handle = PolicyHandle::new(clients_only());
+    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
+    let running = serve(&server, layer, None).await;
+    let channel = dial(&client, &running);
+    let token = token(&authority, "/client/a", 600);
+    let stream = ask(&channel, method, Some(&token));
+    let replacing = async {
+        while running.counts.tally().allowed == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        handle.reload(policy).unwrap();
+    };
+    let both = async { tokio::join!(stream, replacing).0 };
+    let ended = timeout(Duration::from_secs(2), both).await.ok().map(|(code, _)| code);
+    (ended, running.counts.tally())
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_a_new_policy_does_not_allow_it() {
+    let others = "allow: [{ methods: /test.Probe/*, who: spiffe://td/other }]";
+    for method in ["/test.Probe/Chatter", "/test.Probe/Silence"] {
+        let (ended, tally) = replaced_by(others, method).await;
+        assert_eq!(ended, Some(Code::PermissionDenied), "{method}");
+        assert_eq!((tally.revoked, tally.expired, tally.denied), (1, 0, 0), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_when_a_new_policy_allows_it_too() {
+    let same = "allow: [{ methods: /test.Probe/*, who: spiffe://td/client/a }]";
+    for method in ["/test.Probe/Chatter", "/test.Probe/Silence"] {
+        let (ended, tally) = replaced_by(same, method).await;
+        assert_eq!((ended, tally.revoked), (None, 0), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_unary_call_is_answered_although_a_new_policy_does_not_allow_it() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let handle = PolicyHandle::new(clients_only());
+    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
+    let running = serve(&server, layer, None).await;
+    let channel = dial(&client, &running);
+    let token = token(&authority, "/client/a", 600);
+    let (answer, ()) = tokio::join!(ask(&channel, "/test.Probe/Late", Some(&token)), async {
+        sleep(Duration::from_millis(500)).await;
+        handle.reload("allow: []").unwrap();
+    });
+    assert_eq!(answer.0, Code::Ok);
+    assert_eq!(running.counts.tally().revoked, 0);
+}
+
+#[tokio::test]
+async fn a_stream_of_requests_ends_with_the_policy_too() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let handle = PolicyHandle::new(clients_only());
+    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
+    let running = serve(&server, layer, None).await;
+    let channel = dial(&client, &running);
+    let token = token(&authority, "/client/a", 600);
+    let chatter = futures_util::stream::unfold((), |()| async {
+        sleep(Duration::from_millis(50)).await;
+        Some((Ok::<_, Status>(http_body::Frame::data(message("tick"))), ()))
+    });
+    let body = Body::new(StreamBody::new(Box::pin(chatter)));
+    let (answer, ()) =
+        tokio::join!(call(&channel, "/test.Probe/Upload", Some(&token), body), async {
+            sleep(Duration::from_millis(300)).await;
+            handle.reload("allow: []").unwrap();
+        });
+    assert_eq!(answer.0, Code::PermissionDenied, "{:?}", answer.1);
+    assert_eq!(running.counts.tally().revoked, 1);
+}
+
+/// The leeway is that of the verifier: a stream that ended before would be opened again with the same token.
+#[tokio::test]
+async fn a_stream_lives_as_long_as_a_new_call_with_its_token_would_be_accepted() {
+    let (running, channel, token) = stand(600, 3).await;
+    let beside = async {
+        sleep(Duration::from_millis(500)).await;
+        ask(&channel, "/test.Probe/Ask", Some(&token)).await.0
+    };
+    let (stream, beside) = tokio::join!(ask(&channel, "/test.Probe/Chatter", Some(&token)), beside);
+    assert_eq!((stream.0, beside), (Code::Unauthenticated, Code::Ok));
+    let after = ask(&channel, "/test.Probe/Ask", Some(&token)).await;
+    assert_eq!(after.0, Code::Unauthenticated, "{after:?}");
+    assert_eq!(running.counts.tally().expired, 1);
+}
+
+/// A certificate has no leeway: its own verifier has none either.
+#[tokio::test]
+async fn a_stream_ends_at_the_very_moment_at_which_the_certificate_expires() {
+    let (_running, channel, token) = stand(3, 600).await;
+    let began = SystemTime::now();
+    let (code, _) = ask(&channel, "/test.Probe/Silence", Some(&token)).await;
+    assert_eq!(code, Code::Unauthenticated);
+    let lasted = began.elapsed().unwrap().as_secs_f64();
+    assert!(lasted <= 3.5, "a certificate of 3 s kept a stream for {lasted} s");
+}
