@@ -1,6 +1,7 @@
 //! For clients: a channel to one server, and JWT-SVIDs for requests of plain HTTP.
 
 mod attach;
+mod renewed;
 mod unsent;
 
 use std::future::Future;
@@ -25,7 +26,9 @@ use tower::Service;
 use zeroize::Zeroize;
 
 pub use self::attach::{AttachJwt, Attached, NotSent};
+use self::renewed::Renewed;
 use self::unsent::Unsent;
+use crate::serve::ConnectionAge;
 use crate::{Audience, Error, IdPattern, JwtSvid, Workload, tls};
 
 /// A server that is there accepts within milliseconds; one that is not should not hold up a retry.
@@ -48,9 +51,12 @@ const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(5);
 /// with `UNAUTHENTICATED` (the identity was denied or withdrawn) or `UNAVAILABLE` (the Workload API is out of
 /// reach) without having been sent. A connection that cannot be made is `UNAVAILABLE`, with a sentence that
 /// says who was expected and who was met.
+///
+/// A connection is used for new calls for half an hour at most ([`max_connection_age`](Self::max_connection_age));
+/// then another is made, with the SVIDs and bundles of that moment, and the old one ends with the last call on it.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    inner: tonic::transport::Channel,
+    connection: Arc<Renewed>,
     workload: Workload,
     audience: Audience,
 }
@@ -68,7 +74,16 @@ pub fn channel(
     let address = Address::parse(address)?;
     let tls = tls::client_config(workload, server.clone())?;
     let dialler = Dialler::new(address, server, &tls, Some(workload.clone()));
-    Ok(Channel { inner: dialler.channel()?, workload: workload.clone(), audience })
+    let connection = Arc::new(Renewed::new(dialler, ConnectionAge::default())?);
+    Ok(Channel { connection, workload: workload.clone(), audience })
+}
+
+impl Channel {
+    /// The same channel with another age at which a connection takes no new calls. It begins anew, unconnected.
+    pub fn max_connection_age(self, age: ConnectionAge) -> Result<Self, Error> {
+        let connection = Arc::new(Renewed::new(self.connection.dialler(), age)?);
+        Ok(Self { connection, ..self })
+    }
 }
 
 type Answer = Result<http::Response<Body>, Status>;
@@ -78,36 +93,35 @@ impl Service<http::Request<Body>> for Channel {
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.inner.poll_ready(cx).map_err(status_of_transport)
+    /// Always ready: what a call waits for, it waits for itself, so that nobody holds on to an old connection.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        // The clone stays; the one that said it was ready makes the call.
-        let clone = self.inner.clone();
-        let ready = std::mem::replace(&mut self.inner, clone);
+        let connection = Arc::clone(&self.connection);
         let (workload, audience) = (self.workload.clone(), self.audience.clone());
         Box::pin(async move {
             let authorization = authorization(&workload, &audience).await?;
             request.headers_mut().insert(AUTHORIZATION, authorization);
-            send(ready, request).await.map_err(status_of_transport)
+            send(connection.current(), request).await.map_err(status_of_transport)
         })
     }
 }
 
 /// Makes the call; once more where the connection closed before it took it.
 async fn send(
-    mut ready: tonic::transport::Channel,
+    mut connection: tonic::transport::Channel,
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, tonic::transport::Error> {
     let unsent = Unsent::new(request);
     let mut attempts = 1;
     loop {
-        match ready.call(unsent.lend()).await {
+        std::future::poll_fn(|cx| connection.poll_ready(cx)).await?;
+        match connection.call(unsent.lend()).await {
             Err(error) if attempts < ATTEMPTS_MAX && unsent.is_intact(&error) => attempts += 1,
             answer => return answer,
         }
-        std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
     }
 }
 
@@ -217,6 +231,7 @@ impl Dialler {
         Self { address, server, connector: TlsConnector::from(Arc::new(tls)), workload }
     }
 
+    /// Connects at the first call, and as often as needed.
     fn channel(self) -> Result<tonic::transport::Channel, Error> {
         let authority = &self.address.authority;
         let invalid = |error: &dyn ToString| Error::invalid("address", authority, error);

@@ -338,3 +338,56 @@ async fn a_connection_that_is_old_is_replaced_and_no_call_is_lost() {
     assert!((3..=12).contains(&connections), "{connections} connections for {calls:?} calls");
     assert_eq!(running.counts.tally().allowed, calls.iter().sum::<u64>());
 }
+
+/// A way to a server that counts the connections made, and those that are open.
+async fn counting_way_to(server: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (made, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = (Arc::clone(&made), Arc::clone(&open));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            made.fetch_add(1, Ordering::SeqCst);
+            open.fetch_add(1, Ordering::SeqCst);
+            let open = Arc::clone(&open);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(server).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (address, counted.0, counted.1)
+}
+
+/// The server would keep its connections for ever.
+#[tokio::test]
+async fn a_client_replaces_its_old_connection_and_lets_it_finish() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), clients_only());
+    let running = serve(&server, layer, None).await;
+    let (way, made, open) = counting_way_to(running.address).await;
+    let (address, server) = (format!("https://{way}"), pattern("spiffe://td/server"));
+    let channel = connect::channel(&client.workload, &address, server, audience(AUDIENCE)).unwrap();
+    let age = ConnectionAge { max: Duration::from_millis(300) };
+    let channel = channel.max_connection_age(age).unwrap();
+    let calls = async {
+        let until = tokio::time::Instant::now() + Duration::from_secs(2);
+        while tokio::time::Instant::now() < until {
+            assert_eq!(ask(&channel, "/test.Probe/Ask", None).await.0, Code::Ok);
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // It takes 3 seconds, on a connection that is soon too old.
+    let (late, ()) = tokio::join!(ask(&channel, "/test.Probe/Late", None), calls);
+    assert_eq!(late.0, Code::Ok, "{late:?}");
+    let made = made.load(Ordering::SeqCst);
+    assert!((4..=9).contains(&made), "{made} connections in 2 s");
+    let closed = async {
+        while open.load(Ordering::SeqCst) > 1 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), closed).await.expect("old connections are closed");
+}
