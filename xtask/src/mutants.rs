@@ -1,9 +1,10 @@
-//! Whether the tests notice: breaks the verifier in one place after another, in a copy, and demands that a test
+//! Whether the tests notice: breaks `hive-security` in one place after another, in a copy, and demands that a test
 //! fails for each.
 
 use crate::conformance::workspace;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -17,11 +18,27 @@ const DEADLINE: Duration = Duration::from_secs(300);
 const SOURCES: [&str; 6] =
     ["Cargo.toml", "Cargo.lock", "clippy.toml", "rust-toolchain.toml", "crates", "xtask"];
 
+/// Tests of its own and examples need the development servers; those that are run here do not, and without them
+/// nothing but the crate itself is built for each mutation.
+const MANIFEST: &str = "crates/hive-security/Cargo.toml";
+const LEFT_OUT: [&str; 2] =
+    ["hive-dev.workspace = true\n", "hive-security = { path = \".\", features = [\"axum\"] }\n"];
+
 struct Mutation {
     name: String,
     file: String,
     search: String,
     replace: String,
+    tests: Tests,
+}
+
+/// Which tests have to notice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Tests {
+    /// The program: `lib`, or a file in `tests`.
+    program: String,
+    /// What their names contain.
+    filter: String,
 }
 
 #[derive(Debug, PartialEq)]
@@ -33,13 +50,17 @@ enum Fate {
 
 /// Tries every mutation whose name contains `only`, or all.
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
-    let mutations = mutations()?;
+    let mut mutations = mutations()?;
+    mutations.retain(|mutation| only.is_none_or(|only| mutation.name.contains(only)));
     let copy = Copy::make()?;
-    if copy.test()? != Fate::Survived {
-        bail!("the tests fail before anything was broken");
+    let tests: BTreeSet<&Tests> = mutations.iter().map(|mutation| &mutation.tests).collect();
+    for tests in tests {
+        if copy.test(tests)? != Fate::Survived {
+            bail!("the tests {tests:?} fail before anything was broken");
+        }
     }
     let mut escaped = Vec::new();
-    for mutation in mutations.iter().filter(|m| only.is_none_or(|only| m.name.contains(only))) {
+    for mutation in &mutations {
         let began = Instant::now();
         let fate = copy.with(mutation)?;
         println!(
@@ -74,6 +95,13 @@ impl Copy {
                 anyhow::ensure!(status.success(), "{name} cannot be copied");
             }
         }
+        let manifest = copy.sources.join(MANIFEST);
+        let mut text = std::fs::read_to_string(&manifest)?;
+        for line in LEFT_OUT {
+            anyhow::ensure!(text.contains(line), "{MANIFEST} has no line {line:?}");
+            text = text.replace(line, "");
+        }
+        std::fs::write(manifest, text)?;
         Ok(copy)
     }
 
@@ -86,23 +114,27 @@ impl Copy {
             bail!("{}: its search text is found {found} times in {}", mutation.name, mutation.file);
         }
         std::fs::write(&path, original.replacen(&mutation.search, &mutation.replace, 1))?;
-        let fate = self.test();
+        let fate = self.test(&mutation.tests);
         std::fs::write(&path, original)?;
         fate
     }
 
-    fn test(&self) -> Result<Fate> {
-        if !self.cargo(&["--no-run"])?.success() {
+    fn test(&self, tests: &Tests) -> Result<Fate> {
+        let target = match &*tests.program {
+            "lib" => vec!["--lib"],
+            program => vec!["--test", program],
+        };
+        if !self.cargo(&[&target[..], &["--no-run"]].concat(), DEADLINE * 6)?.success() {
             return Ok(Fate::DoesNotCompile);
         }
-        let status = self.cargo(&["spiffe::verify"])?;
+        let status = self.cargo(&[&target[..], &[&tests.filter]].concat(), DEADLINE)?;
         Ok(if status.success() { Fate::Survived } else { Fate::Caught })
     }
 
-    fn cargo(&self, arguments: &[&str]) -> Result<ExitStatus> {
+    fn cargo(&self, arguments: &[&str], deadline: Duration) -> Result<ExitStatus> {
         let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(program)
-            .args(["test", "--quiet", "--package", "hive-security", "--lib"])
+            .args(["test", "--quiet", "--package", "hive-security", "--features", "axum"])
             .args(arguments)
             .current_dir(&self.sources)
             .env("CARGO_TARGET_DIR", &self.target)
@@ -110,7 +142,7 @@ impl Copy {
             .stderr(Stdio::null())
             .spawn()
             .context("cargo cannot be run")?;
-        wait(&mut child, if arguments == ["--no-run"] { DEADLINE * 6 } else { DEADLINE })
+        wait(&mut child, deadline)
     }
 }
 
@@ -146,10 +178,13 @@ fn mutation(value: &Value) -> Result<Mutation> {
         let text = value[name].as_str().with_context(|| format!("{value} has no {name}"))?;
         Ok::<_, anyhow::Error>(text.to_owned())
     };
+    let text = |name: &str, default: &str| value[name].as_str().unwrap_or(default).to_owned();
     Ok(Mutation {
         name: field("name")?,
         file: field("file")?,
         search: field("search")?,
         replace: field("replace")?,
+        // Most of them break the verifier.
+        tests: Tests { program: text("program", "lib"), filter: text("filter", "spiffe::verify") },
     })
 }

@@ -51,6 +51,7 @@
 pub mod connect;
 pub mod epoch;
 mod error;
+pub mod metrics;
 mod refusal;
 pub mod rotating;
 mod secret;
@@ -66,6 +67,7 @@ mod workload;
 pub use crate::spiffe::bundle::{JwtBundle, X509Bundle};
 pub use crate::spiffe::federation;
 pub use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
+pub use crate::spiffe::jwt::JwtSvidFetches;
 pub use crate::spiffe::pattern::IdPattern;
 pub use crate::spiffe::probe::{Clocks, ProbeError, Probed, probe};
 pub use crate::spiffe::source::{JwtBundles, X509Material};

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::rotating::Rotating;
 use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
-use crate::spiffe::jwt::{Fetch, JwtSvids};
+use crate::spiffe::jwt::{Fetch, JwtSvidFetches, JwtSvids};
 use crate::spiffe::pattern::IdPattern;
 use crate::spiffe::source::{self, JwtBundles, JwtState, Streams, X509Material, X509State};
 use crate::spiffe::svid::{JwtSvid, X509Svid};
@@ -113,6 +113,11 @@ impl Workload {
     pub async fn jwt_svid(&self, audience: &Audience) -> Result<Arc<JwtSvid>, Error> {
         let spiffe_id = self.spiffe_id()?;
         self.inner.jwt_svids.svid(&spiffe_id, audience).await
+    }
+
+    /// How the fetches of JWT-SVIDs so far have ended.
+    pub fn jwt_svid_fetches(&self) -> JwtSvidFetches {
+        self.inner.jwt_svids.fetches()
     }
 
     /// Verifies a JWT-SVID that someone presented as meant for `audience`.

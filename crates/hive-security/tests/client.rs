@@ -151,6 +151,8 @@ async fn w6_a_fetch_of_jwt_svids_that_is_not_implemented_is_not_repeated() {
     // Longer than the pause between two looks at what is due.
     sleep(Duration::from_millis(2_500)).await;
     assert_eq!(place.script.calls("FetchJWTSVID"), 1);
+    let fetches = workload.jwt_svid_fetches();
+    assert_eq!((fetches.succeeded, fetches.denied, fetches.failed), (0, 0, 1));
 }
 
 #[tokio::test]

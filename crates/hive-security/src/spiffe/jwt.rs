@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -43,11 +44,33 @@ pub(crate) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<JwtSvid, Error
 pub(crate) struct JwtSvids {
     source: Arc<dyn Fetch>,
     entries: Mutex<HashMap<Audience, Arc<Entry>>>,
+    outcomes: Arc<Outcomes>,
+}
+
+/// How fetches ended.
+#[derive(Debug, Default)]
+struct Outcomes {
+    succeeded: AtomicU64,
+    denied: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// How many fetches of JWT-SVIDs ended how, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JwtSvidFetches {
+    /// The Workload API issued one.
+    pub succeeded: u64,
+    /// It issues none to this workload.
+    pub denied: u64,
+    /// It did not answer, or with something else than was asked for.
+    pub failed: u64,
 }
 
 /// What is held for one audience. One audience's slow fetch does not hold up another's.
 struct Entry {
     source: Arc<dyn Fetch>,
+    outcomes: Arc<Outcomes>,
     audience: Audience,
     held: Mutex<Held>,
     /// Who holds it fetches; the others wait for the outcome.
@@ -70,7 +93,14 @@ struct Held {
 
 impl JwtSvids {
     pub(crate) fn new(source: Arc<dyn Fetch>) -> Self {
-        Self { source, entries: Mutex::default() }
+        Self { source, entries: Mutex::default(), outcomes: Arc::default() }
+    }
+
+    /// How the fetches so far have ended.
+    pub(crate) fn fetches(&self) -> JwtSvidFetches {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Outcomes { succeeded, denied, failed } = &*self.outcomes;
+        JwtSvidFetches { succeeded: read(succeeded), denied: read(denied), failed: read(failed) }
     }
 
     /// The JWT-SVID of `spiffe_id` for `audience`: the one held while it is good, else a new one.
@@ -126,6 +156,7 @@ impl JwtSvids {
         }
         let entry = Arc::new(Entry {
             source: Arc::clone(&self.source),
+            outcomes: Arc::clone(&self.outcomes),
             audience: audience.clone(),
             held: Mutex::default(),
             turn: Arc::default(),
@@ -171,11 +202,23 @@ impl Entry {
             let reason = format!("no answer within {FETCH_DEADLINE:?}");
             Err(Error::NoJwtSvid { audience: self.audience.to_string(), reason, denied: false })
         });
+        self.outcomes.count(&outcome);
         self.held().record(outcome, SystemTime::now())
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outcomes {
+    fn count(&self, outcome: &Result<JwtSvid, Error>) {
+        let counter = match outcome {
+            Ok(_) => &self.succeeded,
+            Err(Error::NoJwtSvid { denied: true, .. }) => &self.denied,
+            Err(_) => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) type JwtState = Result<JwtBundles, Error>;
 pub struct X509Material {
     svids: Vec<Arc<X509Svid>>,
     bundles: Vec<X509Bundle>,
+    received_at: SystemTime,
     pub(crate) trust: X509Trust,
 }
 
@@ -54,6 +55,7 @@ pub struct X509Material {
 #[derive(Debug)]
 pub struct JwtBundles {
     bundles: Vec<JwtBundle>,
+    received_at: SystemTime,
     pub(crate) trust: JwtTrust,
 }
 
@@ -79,7 +81,12 @@ impl X509Material {
     pub(crate) fn new(svids: Vec<Arc<X509Svid>>, mut bundles: Vec<X509Bundle>) -> Self {
         bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
         let trust = X509Trust::of_bundles(&bundles);
-        Self { svids, bundles, trust }
+        Self { svids, bundles, received_at: SystemTime::now(), trust }
+    }
+
+    /// When the Workload API sent it.
+    pub fn received_at(&self) -> SystemTime {
+        self.received_at
     }
 
     /// The X.509-SVIDs, the default one first (Workload API §8). Some may have expired.
@@ -111,7 +118,12 @@ impl JwtBundles {
             (bundle.trust_domain.clone(), keys::read(&bundle.trust_domain, jwks))
         });
         let trust = JwtTrust::new(keys.collect());
-        Self { bundles, trust }
+        Self { bundles, received_at: SystemTime::now(), trust }
+    }
+
+    /// When the Workload API sent it.
+    pub fn received_at(&self) -> SystemTime {
+        self.received_at
     }
 
     /// The bundles, own and federated, by the name of their trust domains.
@@ -129,7 +141,7 @@ impl JwtBundles {
 #[cfg(test)]
 impl From<JwtTrust> for JwtBundles {
     fn from(trust: JwtTrust) -> Self {
-        Self { bundles: Vec::new(), trust }
+        Self { bundles: Vec::new(), received_at: SystemTime::now(), trust }
     }
 }
 

@@ -44,6 +44,22 @@ async fn no_session_is_resumed_even_if_the_client_would() {
     }
 }
 
+#[tokio::test]
+async fn no_session_is_resumed_even_if_the_server_would() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client"));
+    let mut eager = Arc::unwrap_or_clone(server_config(&server.workload).unwrap());
+    eager.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    eager.send_tls13_tickets = 2;
+    let eager = Arc::new(eager);
+    let client = client_config(&client.workload, pattern("spiffe://td/server")).unwrap();
+    for _ in 0..3 {
+        let (kind, certificates) = handshake(&eager, &client).await;
+        assert!(!matches!(kind, HandshakeKind::Resumed), "{kind:?}");
+        assert_eq!(certificates, 1);
+    }
+}
+
 fn pattern(text: &str) -> IdPattern {
     IdPattern::parse(text).unwrap()
 }

@@ -81,6 +81,9 @@ pub struct JwtSvid {
 
 pub type Answer<T> = Result<T, Status>;
 
+/// The path of a request, and the values of its security header.
+pub type Asked = (String, Vec<String>);
+
 /// What is answered, and may be changed while it serves: open streams are told.
 #[derive(Clone)]
 pub struct Script {
@@ -91,7 +94,7 @@ pub struct Script {
     /// What is answered to a request for JWT-SVIDs instead of a token made by that clock.
     pub tokens: watch::Sender<Option<Answer<JwtSvids>>>,
     /// The method of each request, and what it says in the security header.
-    pub asked: Arc<Mutex<Vec<(String, Vec<String>)>>>,
+    pub asked: Arc<Mutex<Vec<Asked>>>,
     /// What JWT-SVIDs were asked for.
     pub wanted: Arc<Mutex<Vec<JwtRequest>>>,
     /// X.509 streams that were opened.
