@@ -11,8 +11,8 @@ use hive_api::orchestrator::{
 };
 use hive_api::{OUTCOME_PAYLOAD, TICKET_PAYLOAD};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
-use hive_security::Envelope;
 use hive_security::connect::{self, Channel};
+use hive_security::{Envelope, WorkloadConfig};
 use prost::Message;
 use tempfile::TempDir;
 use tonic::{Code, Response, Status};

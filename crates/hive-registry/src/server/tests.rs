@@ -4,6 +4,7 @@ use super::*;
 use hive_api::names::worker_path;
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
+use hive_security::WorkloadConfig;
 use hive_security::connect::{self, Channel};
 use tempfile::TempDir;
 use tonic::Code;
