@@ -159,3 +159,26 @@ fn a_stale_socket_is_replaced_and_a_data_directory_in_use_is_refused() {
     assert_eq!(up.stop(), Some(0));
     place.assert_nothing_is_left();
 }
+
+#[test]
+fn every_wrong_setting_of_the_workload_api_is_named_by_every_service() {
+    for service in ["registry", "orchestrator", "worker"] {
+        let place = Place::new();
+        let output = place
+            .hive(&[service])
+            .env("SPIFFE_ENDPOINT_SOCKET", "agent.sock")
+            .env("SPIFFE_WORKLOAD_API_SOCKET", "tcp://agent:1")
+            .env("SPIFFE_TRUST_DOMAIN", "a b")
+            .output()
+            .expect("it runs");
+        assert_status(&output, 64);
+        let said = stderr(&output);
+        for wrong in [
+            "SPIFFE_ENDPOINT_SOCKET is \"agent.sock\": it must begin with unix: or tcp:",
+            "SPIFFE_WORKLOAD_API_SOCKET is \"tcp://agent:1\": ",
+            "SPIFFE_TRUST_DOMAIN is \"a b\": ",
+        ] {
+            assert!(said.contains(wrong), "{service} does not say {wrong}:\n{said}");
+        }
+    }
+}
