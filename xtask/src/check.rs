@@ -1,6 +1,6 @@
 //! The one gate. Cheap checks first; the first failure ends it.
 
-use crate::{arrows, conformance, deny};
+use crate::{arrows, conformance, deny, interop};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,10 +8,11 @@ use std::time::Instant;
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("format", format),
     ("arrows", arrows::check),
     ("clippy", clippy),
+    ("interop", interop::install),
     ("tests", tests),
     ("conformance", conformance::run),
     ("docs", docs),

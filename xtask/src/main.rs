@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod conformance;
 mod deny;
+mod interop;
 mod mutants;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ usage: cargo xtask <task>
 
   check   everything CI checks: format, clippy, crate arrows, docs, cargo-deny, tests
   bench   start-up time and resident memory of `hive up`, on a release build
+  interop          installs what the interoperability tests need: go-spiffe and py-spiffe
   conformance      what the SPIFFE standards ask for, and which test shows it
   mutants [name]   break the verifier in a copy, one place at a time, and demand that a test notices
 ";
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(),
         Some("check") => check::run(),
         Some("conformance") => conformance::run(),
+        Some("interop") => interop::install(),
         Some("mutants") => mutants::run(std::env::args().nth(2).as_deref()),
         _ => {
             eprint!("{USAGE}");

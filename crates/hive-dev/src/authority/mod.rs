@@ -31,6 +31,7 @@ mod entries;
 mod error;
 mod federation;
 mod hashes;
+mod host;
 mod issuer;
 mod jwk;
 mod jwt;

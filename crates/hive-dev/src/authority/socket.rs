@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::host::Host;
 use super::process::Process;
 use super::{AuthorityConfig, Error};
 
@@ -144,6 +145,7 @@ pub(super) struct Connection<S> {
     stream: S,
     caller: Option<Caller>,
     hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
+    host: Host,
     _room: OwnedSemaphorePermit,
 }
 
@@ -151,7 +153,7 @@ impl<S> Connection<S> {
     fn new(stream: S, caller: Option<Caller>, room: OwnedSemaphorePermit) -> Self {
         let hang_up = caller.as_ref().map(|caller| caller.hang_up.clone()).unwrap_or_default();
         let hung_up = Box::pin(hang_up.cancelled_owned());
-        Self { stream, caller, hung_up, _room: room }
+        Self { stream, caller, hung_up, host: Host::default(), _room: room }
     }
 }
 
@@ -173,7 +175,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         if self.hung_up.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.host.pass(&mut buf.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
