@@ -1,4 +1,5 @@
-//! How fast `hive up` starts and how much memory all its processes hold, on a release build.
+//! How fast `hive up` starts and how much memory all its processes hold, on a release build; and what the layers of
+//! `hive-security` cost, beside a rival.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -22,7 +23,25 @@ struct Sample {
     proportional_mib: f64,
 }
 
-pub(crate) fn run() -> Result<()> {
+/// Measures what is asked for: `hive up` by default.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    match arguments.split_first() {
+        None => up(),
+        Some((what, options)) if what == "layered" => layered(options),
+        Some((what, _)) => bail!("there is no bench {what:?}: it is `layered`, or nothing"),
+    }
+}
+
+/// See the top of crates/hive-security/benches/layered/main.rs.
+fn layered(options: &[String]) -> Result<()> {
+    let rival = crate::interop::tools()?.join("bin/rival-go");
+    crate::interop::go_program(&crate::conformance::workspace()?.join("benches/rivals"), &rival)?;
+    let bench = ["bench", "--locked", "--package", "hive-security", "--bench", "layered", "--"];
+    let options = options.iter().map(String::as_str);
+    crate::check::cargo(&bench.into_iter().chain(options).collect::<Vec<_>>(), &[])
+}
+
+fn up() -> Result<()> {
     crate::check::cargo(&["build", "--release", "--locked", "--package", "hive"], &[])?;
     let binary = crate::check::target_directory()?.join("release/hive");
     println!("`hive up`, release build, {RUNS} starts each; minimum, median, maximum");

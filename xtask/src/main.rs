@@ -15,6 +15,7 @@ usage: cargo xtask <task>
 
   check   everything CI checks: format, clippy, crate arrows, docs, cargo-deny, tests
   bench   start-up time and resident memory of `hive up`, on a release build
+  bench layered [options]   what the layers cost a gRPC call, beside bare tonic and beside grpc-go with go-spiffe
   interop          installs what the interoperability tests need: go-spiffe and py-spiffe
   conformance      what the SPIFFE standards ask for, and which test shows it
   mutants [name]   break the verifier in a copy, one place at a time, and demand that a test notices
@@ -23,7 +24,7 @@ usage: cargo xtask <task>
 fn main() -> ExitCode {
     let task = std::env::args().nth(1);
     let outcome = match task.as_deref() {
-        Some("bench") => bench::run(),
+        Some("bench") => bench::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some("check") => check::run(),
         Some("conformance") => conformance::run(),
         Some("interop") => interop::install(),
