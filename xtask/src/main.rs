@@ -13,12 +13,12 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  check   everything CI checks: format, clippy, crate arrows, docs, cargo-deny, tests
+  check   everything CI checks: format, clippy, crate arrows, tests, conformance, docs, cargo-deny
   bench   start-up time and resident memory of `hive up`, on a release build
   bench layered [options]   what the layers cost a gRPC call, beside bare tonic and beside grpc-go with go-spiffe
   interop          installs what the interoperability tests need: go-spiffe and py-spiffe
   conformance      what the SPIFFE standards ask for, and which test shows it
-  mutants [name]   break the verifier in a copy, one place at a time, and demand that a test notices
+  mutants [name]   break hive-security in a copy, one place at a time, and demand that a test notices
 ";
 
 fn main() -> ExitCode {

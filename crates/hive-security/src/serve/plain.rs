@@ -34,7 +34,7 @@ const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// Each request carries the [`PeerCertificate`](super::PeerCertificate) of its connection in its extensions, where
 /// [`Authenticate::for_http`](super::Authenticate::for_http) looks for it. Handshakes are as those of
-/// [`incoming`](super::incoming).
+/// [`incoming`](super::incoming()).
 ///
 /// A connection that is as old as `age` says is closed as soon as what it carries is done: HTTP/1.1 is answered with
 /// `Connection: close`, HTTP/2 is sent `GOAWAY`, and an idle one just ends. Its client opens another, with the SVIDs
