@@ -50,7 +50,7 @@ async fn serve_layered(
     let app = Router::new()
         .route("/orders/{id}", get(order).delete(order))
         .route("/stream", get(stream))
-        .route("/slow", get(|| async { sleep(Duration::from_millis(800)).await }))
+        .route("/slow", get(|| async { sleep(Duration::from_secs(2)).await }))
         .layer(layer);
     let served =
         async move { super::serve_http(listener, &workload, app, age, stop).await.unwrap() };
@@ -181,11 +181,12 @@ async fn aging(max_ms: u64) -> (Stand, SocketAddr, String) {
 
 #[tokio::test]
 async fn an_old_connection_of_http1_is_closed_with_its_last_answer() {
-    let (client, address, token) = aging(500).await;
+    let (client, address, token) = aging(3_000).await;
     let mut sender = dial_http(&client, address).await;
     let young = sender.send_request(request("GET", "/orders/7", Some(&token))).await.unwrap();
     assert!(!young.headers().contains_key("connection"));
     text(young).await;
+    sleep(Duration::from_millis(1_500)).await;
     // Its age comes while this one is answered.
     let old = sender.send_request(request("GET", "/slow", Some(&token))).await.unwrap();
     assert_eq!(
@@ -202,7 +203,7 @@ async fn an_old_connection_of_http1_is_closed_with_its_last_answer() {
 
 #[tokio::test]
 async fn an_idle_connection_of_http1_is_closed_at_its_age() {
-    let (client, address, token) = aging(300).await;
+    let (client, address, token) = aging(1_500).await;
     let mut sender = dial_http(&client, address).await;
     text(sender.send_request(request("GET", "/orders/7", Some(&token))).await.unwrap()).await;
     assert!(!sender.is_closed());
@@ -211,7 +212,7 @@ async fn an_idle_connection_of_http1_is_closed_at_its_age() {
 
 #[tokio::test]
 async fn an_old_connection_of_http2_finishes_what_it_carries_and_takes_nothing_new() {
-    let (client, address, token) = aging(300).await;
+    let (client, address, token) = aging(1_500).await;
     let tcp = TcpStream::connect(address).await.unwrap();
     let mut config = Arc::unwrap_or_clone(
         tls::client_config(&client.workload, pattern("spiffe://td/server")).unwrap(),
@@ -251,7 +252,7 @@ async fn a_server_that_stops_finishes_what_runs_and_closes_the_rest() {
     let (mut busy, idle) = (dial_http(&client, address).await, dial_http(&client, address).await);
     let slow = busy.send_request(request("GET", "/slow", Some(&token)));
     let stopping = async {
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(500)).await;
         stop.cancel();
     };
     let (answered, ()) = tokio::join!(slow, stopping);
