@@ -27,7 +27,7 @@ use zeroize::Zeroize;
 
 pub use self::attach::{AttachJwt, Attached, NotSent};
 use self::renewed::Renewed;
-use self::unsent::Unsent;
+use self::unsent::{Unsent, was_refused};
 use crate::serve::ConnectionAge;
 use crate::{Audience, Error, IdPattern, JwtSvid, Workload, tls};
 
@@ -37,8 +37,9 @@ const TCP_DEADLINE: Duration = Duration::from_secs(2);
 /// Two round trips and two signatures, on a busy machine.
 const TLS_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A call that was not sent, for its connection was closing, is handed to the next one; and to a third.
-const ATTEMPTS_MAX: u32 = 3;
+/// A call that was not taken, for its connection was closing, is handed to the next one. That may be the same again
+/// until everybody has noticed, hence more than twice.
+const ATTEMPTS_MAX: u32 = 5;
 
 /// A connection without traffic is asked for a sign of life, and given up after the second without one: a
 /// peer that vanished with its machine sends no end.
@@ -109,7 +110,7 @@ impl Service<http::Request<Body>> for Channel {
     }
 }
 
-/// Makes the call; once more where the connection closed before it took it.
+/// Makes the call; once more where the connection closed and the server has not looked at it.
 async fn send(
     mut connection: tonic::transport::Channel,
     request: http::Request<Body>,
@@ -151,8 +152,8 @@ fn status_of_identity(error: &Error) -> Status {
 
 /// Why a call did not get through, in a sentence.
 ///
-/// A connection that breaks is `UNAVAILABLE` here, also where tonic calls it `UNKNOWN` or (before the call was
-/// sent) `CANCELLED`: nobody cancelled it, and whoever may repeat the call should.
+/// A connection that breaks is `UNAVAILABLE` here, also where tonic calls it `UNKNOWN`, (before the call was sent)
+/// `CANCELLED` or (the server was closing) `INTERNAL`: nobody cancelled it, and whoever may repeat the call should.
 fn status_of_transport(error: tonic::transport::Error) -> Status {
     let mut reasons: Vec<String> = Vec::new();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -167,6 +168,9 @@ fn status_of_transport(error: tonic::transport::Error) -> Status {
         cause = error.source();
     }
     let reason = format!("the connection broke: {}", reasons.join(": "));
+    if was_refused(&error) {
+        return Status::unavailable(reason);
+    }
     match Status::from_error(Box::new(error)).code() {
         Code::Cancelled | Code::Unknown => Status::unavailable(reason),
         code => Status::new(code, reason),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
+use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::rotating::Rotating;
@@ -109,7 +110,7 @@ impl Workload {
     /// A JWT-SVID for `audience`, and for nobody else.
     ///
     /// It is fetched once for all who ask, refreshed in the background between 50 and 70 % of its life, and kept while
-    /// the Workload API is out of reach, until it expires.
+    /// the Workload API is out of reach, until it expires. It is replaced at once when its key leaves the JWT bundle.
     pub async fn jwt_svid(&self, audience: &Audience) -> Result<Arc<JwtSvid>, Error> {
         let spiffe_id = self.spiffe_id()?;
         self.inner.jwt_svids.svid(&spiffe_id, audience).await
@@ -150,6 +151,20 @@ impl Workload {
         sign::open(self, envelope, payload_type, from)
     }
 
+    /// Forgets the JWT-SVIDs of each key that leaves the bundle, for as long as bundles come.
+    async fn forget_revoked_tokens(&self) {
+        let mut bundles = self.jwt_bundles();
+        while let Some(current) = bundles.changed().await {
+            let Ok(bundles) = &*current else { continue };
+            let revoked = |svid: &JwtSvid| {
+                let (token, now) = (svid.token().expose_secret(), SystemTime::now());
+                let judged = bundles.trust.verify_afresh(token, svid.audience(), now);
+                matches!(judged, Err(Refusal::UnknownKey(_)))
+            };
+            self.inner.jwt_svids.forget(self.spiffe_id().ok().as_ref(), revoked);
+        }
+    }
+
     /// Whose certificate it is, by the bundles of this moment.
     pub(crate) fn verify_certificate(
         &self,
@@ -174,6 +189,7 @@ impl Upkeep {
         tokio::select! {
             () = self.streams.run(stop) => {}
             () = jwt_svids => {}
+            () = workload.forget_revoked_tokens() => {}
         }
     }
 }

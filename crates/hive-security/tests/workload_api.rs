@@ -1,9 +1,10 @@
 //! A workload against a Workload API on a real socket.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId};
+use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId, KeyKind};
 use hive_security::{Audience, Error, IdPattern, Refusal, Upkeep, Workload, WorkloadConfig};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -112,6 +113,29 @@ async fn rotation_replaces_everything_and_breaks_nothing() {
     let fresh = workload.jwt_svid(&other).await.unwrap();
     until("the new JWT key", || workload.verify_jwt(fresh.token().expose_secret(), &other).is_ok())
         .await;
+}
+
+#[tokio::test]
+async fn a_token_of_a_revoked_key_is_replaced_at_once() {
+    let world = World::start(|_| {}).await;
+    let (authority, audience, kind) = (&world.authority, world.audience(), KeyKind::Jwt);
+    let before = world.workload.jwt_svid(&audience).await.unwrap();
+    let (old, _) = authority.signing_keys(kind).remove(0);
+    let new = authority.prepare(kind).await.unwrap();
+    authority.activate(&new).await.unwrap();
+    authority.taint(&old).unwrap();
+    let held = world.workload.jwt_svid(&audience).await.unwrap();
+    assert!(Arc::ptr_eq(&held, &before), "it is good, and not due for a refresh for minutes");
+    authority.revoke(&old).unwrap();
+    let verifies = |token: &str| world.workload.verify_jwt(token, &audience);
+    until("the key is gone", || verifies(before.token().expose_secret()).is_err()).await;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while verifies(world.workload.jwt_svid(&audience).await.unwrap().token().expose_secret())
+        .is_err()
+    {
+        assert!(Instant::now() < deadline, "a worthless token is still presented");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

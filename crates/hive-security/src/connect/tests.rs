@@ -1,6 +1,8 @@
 //! Client and server together, over loopback sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod closing;
+
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;

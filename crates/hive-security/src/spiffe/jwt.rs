@@ -133,6 +133,22 @@ impl JwtSvids {
         }
     }
 
+    /// Forgets tokens that nobody accepts any more, and fetches those in use anew at once: a key may be revoked long
+    /// before its tokens are due for a refresh.
+    pub(crate) fn forget(
+        &self,
+        spiffe_id: Option<&SpiffeId>,
+        is_worthless: impl Fn(&JwtSvid) -> bool,
+    ) {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries.values() {
+            let forgotten = entry.held().forget(&is_worthless);
+            if let (Some(spiffe_id), true) = (spiffe_id, forgotten) {
+                entry.refresh_in_background(spiffe_id);
+            }
+        }
+    }
+
     fn refresh_due(&self, spiffe_id: &SpiffeId, now: SystemTime) {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in entries.values() {
@@ -226,6 +242,11 @@ impl Held {
     fn usable(&self, spiffe_id: &SpiffeId, now: SystemTime) -> Option<Arc<JwtSvid>> {
         // The Workload API may have given this process another identity since.
         self.svid.clone().filter(|svid| svid.spiffe_id == *spiffe_id && now < svid.expires_at)
+    }
+
+    /// Whether something that is in use was forgotten.
+    fn forget(&mut self, is_worthless: impl Fn(&JwtSvid) -> bool) -> bool {
+        self.svid.take_if(|svid| is_worthless(svid)).is_some() && self.used
     }
 
     fn is_due(&self, now: SystemTime) -> bool {

@@ -152,6 +152,26 @@ async fn a_token_is_kept_while_the_source_is_unreachable_and_dropped_when_it_den
 }
 
 #[tokio::test]
+async fn a_token_that_nobody_accepts_any_more_is_replaced_at_once_if_it_is_in_use() {
+    let script = Script::new(Duration::from_secs(300));
+    let svids = JwtSvids::new(script.clone());
+    for text in ["used", "unused", "good"] {
+        svids.svid(&id(), &audience(text)).await.unwrap();
+    }
+    svids.entry(&audience("unused")).held().used = false;
+    svids.forget(Some(&id()), |svid| svid.audience().as_str() != "good");
+    until(|| svids.entry(&audience("used")).held().attempts == 2).await;
+    assert_eq!(script.fetches(), 4, "nobody asked for the unused one, and the good one stays");
+    let token = async |text: &str| {
+        let svid = svids.svid(&id(), &audience(text)).await.unwrap();
+        svid.token().expose_secret().to_owned()
+    };
+    assert_eq!(token("used").await, "used#3");
+    assert_eq!(token("good").await, "good#2");
+    assert_eq!(token("unused").await, "unused#4", "fetched when it is asked for again");
+}
+
+#[tokio::test]
 async fn an_expired_token_is_not_used_and_the_failure_to_replace_it_is_shared() {
     let script = Script::new(Duration::ZERO);
     let svids = Arc::new(JwtSvids::new(script.clone()));
