@@ -1,6 +1,6 @@
 //! The one gate. Cheap checks first; the first failure ends it.
 
-use crate::{arrows, conformance, deny, interop};
+use crate::{arrows, conformance, deny, interop, real};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,11 +8,12 @@ use std::time::Instant;
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("format", format),
     ("arrows", arrows::check),
     ("clippy", clippy),
     ("interop", interop::install),
+    ("real servers", real::build),
     ("tests", tests),
     ("conformance", conformance::run),
     ("docs", docs),

@@ -7,6 +7,7 @@ mod conformance;
 mod deny;
 mod interop;
 mod mutants;
+mod real;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ usage: cargo xtask <task>
   interop          installs what the interoperability tests need: go-spiffe and py-spiffe
   conformance      what the SPIFFE standards ask for, and which test shows it
   mutants [name]   break hive-security in a copy, one place at a time, and demand that a test notices
+  real             build the real SPIRE that the conformance tests run; `check` does it by itself
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some("conformance") => conformance::run(),
         Some("interop") => interop::install(),
         Some("mutants") => mutants::run(std::env::args().nth(2).as_deref()),
+        Some("real") => real::build(),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(64);
