@@ -51,6 +51,9 @@
 pub mod connect;
 pub mod epoch;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod metrics;
 mod refusal;
 pub mod rotating;

@@ -60,6 +60,7 @@ pub struct VerifiedJwt {
 #[derive(Debug)]
 struct Said {
     seen: Option<Seen>,
+    not_before: Option<SystemTime>,
     expires_at: SystemTime,
     spiffe_id: SpiffeId,
 }
@@ -117,6 +118,14 @@ impl std::fmt::Debug for VerifiedJwt {
     }
 }
 
+impl Said {
+    /// Whether it is not valid yet: it was, but the clock may have been put back since.
+    fn is_early(&self, now: SystemTime) -> bool {
+        let ahead = self.not_before.and_then(|from| from.duration_since(now).ok());
+        ahead.is_some_and(|ahead| ahead > LEEWAY)
+    }
+}
+
 impl Remembered for Said {
     fn seen(&self) -> Option<&Seen> {
         self.seen.as_ref()
@@ -153,10 +162,10 @@ impl JwtTrust {
         let token = Token::split(token)?;
         let (header, claims) = (token.header()?, token.claims()?);
         match self.judge(&token, &header, &claims, audience, now) {
-            Ok((spiffe_id, expires_at)) => {
-                let until = expires_at.checked_add(LEEWAY).unwrap_or(expires_at);
+            Ok(said) => {
+                let until = said.expires_at.checked_add(LEEWAY).unwrap_or(said.expires_at);
                 let seen = Some(self.accepted.seen(fingerprint, audience, until));
-                let said = Arc::new(Said { seen, expires_at, spiffe_id });
+                let said = Arc::new(Said { seen, ..said });
                 self.accepted.remember(&said, now);
                 Ok(VerifiedJwt { said })
             }
@@ -176,11 +185,11 @@ impl JwtTrust {
     ) -> Result<VerifiedJwt, Refusal> {
         let token = Token::split(token)?;
         let (header, claims) = (token.header()?, token.claims()?);
-        let (spiffe_id, expires_at) = self.judge(&token, &header, &claims, audience, now)?;
-        Ok(VerifiedJwt { said: Arc::new(Said { seen: None, expires_at, spiffe_id }) })
+        let said = self.judge(&token, &header, &claims, audience, now)?;
+        Ok(VerifiedJwt { said: Arc::new(said) })
     }
 
-    /// Whose token it is, and when it expires.
+    /// What a good token says.
     fn judge(
         &self,
         token: &Token<'_>,
@@ -188,12 +197,13 @@ impl JwtTrust {
         claims: &Claims<'_>,
         audience: &Audience,
         now: SystemTime,
-    ) -> Result<(SpiffeId, SystemTime), Refusal> {
+    ) -> Result<Said, Refusal> {
         let spiffe_id = claims.workload()?;
         self.verify_signature(token, header, &spiffe_id)?;
         claims.check_audience(audience)?;
         let expires_at = claims.check_times(now, LEEWAY)?;
-        Ok((spiffe_id, expires_at))
+        let not_before = claims.not_before()?;
+        Ok(Said { seen: None, not_before, expires_at, spiffe_id })
     }
 
     /// Only the keys of the subject's own trust domain count.
@@ -231,7 +241,7 @@ impl JwtTrust {
         now: SystemTime,
     ) -> Option<Result<VerifiedJwt, Refusal>> {
         if let Some(said) = self.accepted.recall(fingerprint, audience, now) {
-            return Some(Ok(VerifiedJwt { said }));
+            return (!said.is_early(now)).then_some(Ok(VerifiedJwt { said }));
         }
         match &self.refused.recall(fingerprint, audience, now)?.why {
             // The clock may have been put back; then it is judged again.
@@ -271,3 +281,6 @@ impl JwtTrust {
 mod conformance;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod wycheproof;

@@ -21,7 +21,11 @@ const COMBINATIONS: [&str; 3] = ["all", "any", "not"];
 
 pub(super) fn read(source: &str) -> Result<MethodPolicy, Mistakes> {
     let mut notes = Notes::default();
+    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     let policy = read_source(source, &mut notes);
+    if !notes.is_empty() {
+        notes.keep_before(end_of(source));
+    }
     match notes.finish() {
         Some(mistakes) => Err(mistakes),
         None => Ok(policy.expect("a file without a mistake is a policy")),
@@ -29,7 +33,6 @@ pub(super) fn read(source: &str) -> Result<MethodPolicy, Mistakes> {
 }
 
 fn read_source(source: &str, notes: &mut Notes) -> Option<MethodPolicy> {
-    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     if source.len() > SOURCE_BYTES_MAX {
         let size = source.len();
         notes.add(START, format!("{size} bytes are too many: at most {SOURCE_BYTES_MAX}"));

@@ -81,6 +81,15 @@ impl Notes {
         self.mistakes.is_empty()
     }
 
+    /// Moves what stands behind `end`, where a file ends, to there: what is missing is noted on the line after.
+    pub(super) fn keep_before(&mut self, end: Position) {
+        for mistake in &mut self.mistakes {
+            if (mistake.line, mistake.column) > (end.line, end.column) {
+                (mistake.line, mistake.column) = (end.line, end.column);
+            }
+        }
+    }
+
     /// Everything that is wrong, or nothing.
     pub(super) fn finish(mut self) -> Option<Mistakes> {
         self.mistakes.sort();

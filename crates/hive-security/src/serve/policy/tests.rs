@@ -352,3 +352,15 @@ proptest! {
         prop_assert_eq!(allowed, naive(&who, &id(path)));
     }
 }
+
+#[test]
+fn a_mistake_at_the_end_of_a_file_stands_inside_it() {
+    for text in ["allow: [", "allow:\n- methods: [/a", "allow: \"a", "{"] {
+        let mistakes = MethodPolicy::parse(text).unwrap_err();
+        let lines: Vec<&str> = text.split('\n').collect();
+        for mistake in &mistakes {
+            assert!(mistake.line <= lines.len(), "{text:?}: {mistake}");
+            assert!(mistake.column <= lines[mistake.line - 1].len() + 1, "{text:?}: {mistake}");
+        }
+    }
+}

@@ -428,3 +428,16 @@ fn a_key_that_is_not_for_verifying_jwt_svids_is_left_out() {
     let weak = json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode([255; 128]), "e": "AQAB" });
     assert!(read(&weak).is_err(), "1024 bits");
 }
+
+#[test]
+fn an_accepted_token_is_early_again_when_the_clock_is_put_back() {
+    let authority = Authority::new("td");
+    let trust = JwtTrust::new(authority.keys());
+    let now = SystemTime::now();
+    let token = authority.sign(&header(), &with(claims(), "nbf", json!(unix_now())));
+    let at = |moment| trust.verify(&token, &audience(AUDIENCE), moment);
+    assert!(at(now).is_ok());
+    let refusal = at(now - Duration::from_secs(600)).unwrap_err();
+    assert!(matches!(refusal, Refusal::NotYetValid { .. }), "{refusal:?}");
+    assert!(at(now).is_ok());
+}

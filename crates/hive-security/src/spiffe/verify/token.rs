@@ -158,6 +158,10 @@ impl Claims<'_> {
         Ok(expires_at)
     }
 
+    pub(super) fn not_before(&self) -> Result<Option<SystemTime>, Refusal> {
+        self.nbf.as_ref().map(NumericDate::time).transpose()
+    }
+
     pub(super) fn expires_at(&self) -> Result<SystemTime, Refusal> {
         self.exp.as_ref().ok_or(Refusal::NoExpiry)?.time()
     }
