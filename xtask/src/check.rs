@@ -1,6 +1,6 @@
 //! The one gate. Cheap checks first; the first failure ends it.
 
-use crate::{arrows, conformance, deny, interop, real};
+use crate::{arrows, conformance, deny, fuzz, interop, real};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("format", format),
     ("arrows", arrows::check),
     ("clippy", clippy),
@@ -18,6 +18,7 @@ const STEPS: [Step; 9] = [
     ("conformance", conformance::run),
     ("docs", docs),
     ("deny", deny::check),
+    ("fuzz", fuzz::check),
 ];
 
 pub(crate) fn run() -> Result<()> {

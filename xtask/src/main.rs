@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod conformance;
 mod deny;
+mod fuzz;
 mod interop;
 mod mutants;
 mod real;
@@ -14,13 +15,15 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  check   everything CI checks: format, clippy, crate arrows, tests, conformance, docs, cargo-deny
-  bench   start-up time and resident memory of `hive up`, on a release build
-  bench layered [options]   what the layers cost a gRPC call, beside bare tonic and beside grpc-go with go-spiffe
-  interop          installs what the interoperability tests need: go-spiffe and py-spiffe
-  conformance      what the SPIFFE standards ask for, and which test shows it
-  mutants [name]   break hive-security in a copy, one place at a time, and demand that a test notices
-  real             build the real SPIRE that the conformance tests run; `check` does it by itself
+  check                       everything that CI checks: format, arrows between crates, clippy, tests, conformance,
+                              docs, cargo-deny, fuzzing
+  bench                       start-up time and resident memory of `hive up`, on a release build
+  bench layered [OPTIONS]     what the layers cost a gRPC call, beside bare tonic and beside grpc-go with go-spiffe
+  conformance                 what the SPIFFE standards ask for, and which test shows it
+  fuzz [TARGET] [--seconds N] bad input for whatever reads a stranger's bytes
+  interop                     install go-spiffe and py-spiffe for the interoperability tests; `check` does it by itself
+  mutants [NAME]              break hive-security in a copy, one place at a time, and demand that a test notices
+  real                        build the real SPIRE that the conformance tests run; `check` does it by itself
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         Some("check") => check::run(),
         Some("conformance") => conformance::run(),
+        Some("fuzz") => fuzz::from_arguments(std::env::args().skip(2)),
         Some("interop") => interop::install(),
         Some("mutants") => mutants::run(std::env::args().nth(2).as_deref()),
         Some("real") => real::build(),
