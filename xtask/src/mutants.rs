@@ -191,3 +191,19 @@ fn mutation(value: &Value) -> Result<Mutation> {
         filter: text("filter", "spiffe::verify"),
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    /// Running them takes a quarter of an hour; that none has lost its place shows at once.
+    #[test]
+    fn every_mutation_has_exactly_one_place_in_the_code() {
+        for mutation in mutations().unwrap() {
+            let path = workspace().unwrap().join(&mutation.file);
+            let found = std::fs::read_to_string(path).unwrap().matches(&mutation.search).count();
+            assert_eq!(found, 1, "{} in {}", mutation.name, mutation.file);
+        }
+    }
+}
