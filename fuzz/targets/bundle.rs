@@ -59,8 +59,11 @@ fn tokens(verifier: &Verifier, documents: &[Value; 2]) {
     }
 }
 
+/// Certificates, DER.
+type Certificates = &'static [&'static [u8]];
+
 fn chains(verifier: &Verifier, documents: &[Value; 2]) {
-    let chains: [(&[&[u8]], &[&[u8]], usize); 3] = [
+    let chains: [(Certificates, Certificates, usize); 3] = [
         (&[GOOD[0].0], &[ROOT], 0),
         (&[GOOD[1].0, INTERMEDIATE], &[ROOT, INTERMEDIATE], 0),
         (&[GOOD[2].0], &[OTHER_ROOT], 1),

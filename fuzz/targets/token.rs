@@ -140,7 +140,7 @@ fn check(
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let mut rng = Rng::new(seed);
-    if size < HEAD || data[0] % 3 == 0 || rng.below(3) == 0 {
+    if size < HEAD || data[0].is_multiple_of(3) || rng.below(3) == 0 {
         return fuzzer_mutate(data, size, max_size);
     }
     let input = data[HEAD..size].to_vec();
