@@ -14,7 +14,9 @@ pub use self::streams::{accept, connect};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -24,7 +26,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::spiffe::trust::Usage;
+use crate::spiffe::trust::{Usage, X509Trust};
 use crate::{Error, IdPattern, Refusal, Workload};
 
 /// Which versions of TLS are spoken.
@@ -54,7 +56,7 @@ pub fn server_config_for(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions.of_rustls())
         .map_err(Error::tls)?
-        .with_client_cert_verifier(Arc::new(Verifier { workload: workload.clone(), server: None }))
+        .with_client_cert_verifier(Verifier::new(Authorities::Current(workload.clone()), None))
         .with_cert_resolver(Arc::new(CurrentSvid(workload.clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -79,10 +81,10 @@ pub fn client_config_for(
         .with_protocol_versions(versions.of_rustls())
         .map_err(Error::tls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier {
-            workload: workload.clone(),
-            server: Some(server),
-        }))
+        .with_custom_certificate_verifier(Verifier::new(
+            Authorities::Current(workload.clone()),
+            Some(server),
+        ))
         .with_client_cert_resolver(Arc::new(CurrentSvid(workload.clone())));
     config.resumption = Resumption::disabled();
     config.require_ems = true;
@@ -157,13 +159,28 @@ impl ResolvesClientCert for CurrentSvid {
 
 /// Verifies the other side's X.509-SVID.
 #[derive(Debug)]
-struct Verifier {
-    workload: Workload,
+pub(crate) struct Verifier {
+    authorities: Authorities,
     /// Who the server must be; a client may be anyone, for what it may do is decided for each call.
     server: Option<IdPattern>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Whose word is taken.
+#[derive(Debug)]
+pub(crate) enum Authorities {
+    /// Those that the workload knows at each handshake.
+    Current(Workload),
+    /// These, however long the config is used.
+    Fixed(X509Trust),
 }
 
 impl Verifier {
+    pub(crate) fn new(authorities: Authorities, server: Option<IdPattern>) -> Arc<Self> {
+        let algorithms = provider().signature_verification_algorithms;
+        Arc::new(Self { authorities, server, algorithms })
+    }
+
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -171,8 +188,13 @@ impl Verifier {
         usage: Usage,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let seen =
-            self.workload.verify_certificate(leaf, intermediates, usage, now).map_err(refused)?;
+        let seen = match &self.authorities {
+            Authorities::Current(workload) => {
+                workload.verify_certificate(leaf, intermediates, usage, now)
+            }
+            Authorities::Fixed(trust) => trust.verify(leaf, intermediates, usage, now),
+        };
+        let seen = seen.map_err(refused)?;
         match &self.server {
             Some(expected) if !expected.matches(&seen) => {
                 Err(refused(Refusal::UnexpectedIdentity { expected: expected.clone(), seen }))
@@ -201,7 +223,7 @@ impl ServerCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_handshake(message, leaf, signature)
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -210,11 +232,11 @@ impl ServerCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake(message, leaf, signature)
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -243,7 +265,7 @@ impl ClientCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_handshake(message, leaf, signature)
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -252,42 +274,15 @@ impl ClientCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_handshake(message, leaf, signature)
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
-/// Called only where [`Versions`] let both sides agree on TLS 1.2.
-pub(crate) fn verify_tls12_handshake(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    let algorithms =
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-    rustls::crypto::verify_tls12_signature(message, leaf, signature, &algorithms)
-}
-
-pub(crate) fn verify_handshake(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, rustls::Error> {
-    let algorithms =
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-    rustls::crypto::verify_tls13_signature(message, leaf, signature, &algorithms)
-}
-
-pub(crate) fn supported_schemes() -> Vec<SignatureScheme> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .signature_verification_algorithms
-        .supported_schemes()
-}
-
-pub(crate) fn refused(refusal: Refusal) -> rustls::Error {
+fn refused(refusal: Refusal) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
 }
 

@@ -96,13 +96,13 @@ async fn with_an_old_client(server: Versions) -> bool {
     let authority = Authority::new("td");
     let (near, far) = (authority.workload("/server"), authority.workload("/client"));
     let server = server_config_for(&near.workload, server).unwrap();
-    let verifier =
-        Verifier { workload: far.workload.clone(), server: Some(pattern("spiffe://td/server")) };
+    let authorities = Authorities::Current(far.workload.clone());
+    let verifier = Verifier::new(authorities, Some(pattern("spiffe://td/server")));
     let old = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(CurrentSvid(far.workload.clone())));
     let old = Arc::new(old);
     let mut kinds = Vec::new();

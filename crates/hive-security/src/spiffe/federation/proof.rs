@@ -3,18 +3,15 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::Error;
 use super::relationship::{EndpointBundle, Profile, Relationship, Roots};
-use crate::Refusal;
 use crate::spiffe::id::SpiffeId;
 use crate::spiffe::pattern::IdPattern;
-use crate::spiffe::trust::{Usage, X509Trust};
+use crate::spiffe::trust::X509Trust;
 use crate::spiffe::verify::BundleDocument;
-use crate::tls;
+use crate::tls::{self, Authorities, Verifier};
 
 /// TLS for one fetch. It is made anew each time, so that no session outlives the bundle it was verified by.
 ///
@@ -30,11 +27,9 @@ pub(super) async fn client_config(
     let mut config = match &relationship.profile {
         Profile::HttpsSpiffe { endpoint_id, bundle } => {
             let trust = endpoint_trust(endpoint_id, bundle, latest)?;
-            let verifier = EndpointVerifier { trust, endpoint_id: endpoint_id.clone() };
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_no_client_auth()
+            let endpoint = IdPattern::exactly(endpoint_id);
+            let verifier = Verifier::new(Authorities::Fixed(trust), Some(endpoint));
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
         Profile::HttpsWeb(roots) => {
             let roots = match &roots.0 {
@@ -84,65 +79,4 @@ async fn system_roots() -> Result<RootCertStore, Error> {
 
 fn unusable(error: &dyn std::fmt::Display) -> Error {
     Error::NoRoots { reason: error.to_string() }
-}
-
-/// Accepts the X.509-SVID of one SPIFFE ID, whatever host it is presented by.
-#[derive(Debug)]
-struct EndpointVerifier {
-    trust: X509Trust,
-    endpoint_id: SpiffeId,
-}
-
-impl EndpointVerifier {
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Refusal> {
-        let seen = self.trust.verify(leaf, intermediates, Usage::Server, now)?;
-        if seen == self.endpoint_id {
-            return Ok(());
-        }
-        // No character of a SPIFFE ID means anything in a pattern.
-        let expected = IdPattern::parse(&self.endpoint_id.to_string());
-        let unreadable = |_| Refusal::Certificate { what: "it is another workload's" };
-        Err(Refusal::UnexpectedIdentity { expected: expected.map_err(unreadable)?, seen })
-    }
-}
-
-impl ServerCertVerifier for EndpointVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.verify(leaf, intermediates, now).map_err(tls::refused);
-        verified.map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::verify_tls12_handshake(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        tls::verify_handshake(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::supported_schemes()
-    }
 }
