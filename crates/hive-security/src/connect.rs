@@ -14,7 +14,6 @@ use http::header::{AUTHORIZATION, HeaderValue};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -23,13 +22,12 @@ use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::Service;
-use zeroize::Zeroize;
 
 pub use self::attach::{AttachJwt, Attached, NotSent};
 use self::renewed::Renewed;
 use self::unsent::{Unsent, was_refused};
 use crate::serve::ConnectionAge;
-use crate::{Audience, Error, IdPattern, JwtSvid, Workload, tls};
+use crate::{Audience, Error, IdPattern, Workload, tls};
 
 /// A server that is there accepts within milliseconds; one that is not should not hold up a retry.
 const TCP_DEADLINE: Duration = Duration::from_secs(2);
@@ -59,7 +57,7 @@ const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Channel {
     connection: Arc<Renewed>,
     workload: Workload,
-    audience: Audience,
+    audience: Arc<Audience>,
 }
 
 /// A channel to the server at `address` (`https://host:port`), which must be one of `server` and is addressed
@@ -76,7 +74,7 @@ pub fn channel(
     let tls = tls::client_config(workload, server.clone())?;
     let dialler = Dialler::new(address, server, &tls, Some(workload.clone()));
     let connection = Arc::new(Renewed::new(dialler, ConnectionAge::default())?);
-    Ok(Channel { connection, workload: workload.clone(), audience })
+    Ok(Channel { connection, workload: workload.clone(), audience: Arc::new(audience) })
 }
 
 impl Channel {
@@ -101,7 +99,7 @@ impl Service<http::Request<Body>> for Channel {
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let connection = Arc::clone(&self.connection);
-        let (workload, audience) = (self.workload.clone(), self.audience.clone());
+        let (workload, audience) = (self.workload.clone(), Arc::clone(&self.audience));
         Box::pin(async move {
             let authorization = authorization(&workload, &audience).await?;
             request.headers_mut().insert(AUTHORIZATION, authorization);
@@ -128,18 +126,7 @@ async fn send(
 
 async fn authorization(workload: &Workload, audience: &Audience) -> Result<HeaderValue, Status> {
     let svid = workload.jwt_svid(audience).await.map_err(|error| status_of_identity(&error))?;
-    bearer(&svid).ok_or_else(|| Status::internal("the JWT-SVID cannot be sent as metadata"))
-}
-
-/// The value of an `authorization` header; `None` if the token holds what a header cannot.
-fn bearer(svid: &JwtSvid) -> Option<HeaderValue> {
-    let mut text = format!("Bearer {}", svid.token().expose_secret());
-    let value = HeaderValue::from_str(&text);
-    text.zeroize();
-    let mut value = value.ok()?;
-    // Keeps it out of `Debug` and out of HPACK's table.
-    value.set_sensitive(true);
-    Some(value)
+    svid.authorization().ok_or_else(|| Status::internal("the JWT-SVID cannot be sent as metadata"))
 }
 
 fn status_of_identity(error: &Error) -> Status {

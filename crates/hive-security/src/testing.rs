@@ -142,12 +142,9 @@ impl Fetch for Mint {
     fn fetch<'a>(&'a self, spiffe_id: &'a SpiffeId, audience: &'a Audience) -> Fetching<'a> {
         Box::pin(async move {
             self.fetches.fetch_add(1, Ordering::SeqCst);
-            Ok(JwtSvid {
-                spiffe_id: spiffe_id.clone(),
-                audience: audience.clone(),
-                token: SecretString::from(self.authority.token(spiffe_id.path(), audience)),
-                expires_at: SystemTime::now() + Duration::from_secs(300),
-            })
+            let token = SecretString::from(self.authority.token(spiffe_id.path(), audience));
+            let expires_at = SystemTime::now() + Duration::from_secs(300);
+            Ok(JwtSvid::new(spiffe_id.clone(), audience.clone(), token, expires_at))
         })
     }
 }

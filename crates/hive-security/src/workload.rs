@@ -112,8 +112,8 @@ impl Workload {
     /// It is fetched once for all who ask, refreshed in the background between 50 and 70 % of its life, and kept while
     /// the Workload API is out of reach, until it expires. It is replaced at once when its key leaves the JWT bundle.
     pub async fn jwt_svid(&self, audience: &Audience) -> Result<Arc<JwtSvid>, Error> {
-        let spiffe_id = self.spiffe_id()?;
-        self.inner.jwt_svids.svid(&spiffe_id, audience).await
+        let x509_svid = self.x509_svid()?;
+        self.inner.jwt_svids.svid(x509_svid.spiffe_id(), audience).await
     }
 
     /// How the fetches of JWT-SVIDs so far have ended.

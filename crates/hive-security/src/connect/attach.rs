@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::{Request, Uri};
 use tower::{Layer, Service};
 
-use super::{Address, bearer};
+use super::Address;
 use crate::{Audience, Error, Workload};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -106,7 +106,7 @@ where
             layer.check(request.uri())?;
             let svid = layer.workload.jwt_svid(&layer.audience).await;
             let svid = svid.map_err(NotSent::NoIdentity)?;
-            let value = bearer(&svid).ok_or("the JWT-SVID cannot be sent in a header")?;
+            let value = svid.authorization().ok_or("the JWT-SVID cannot be sent in a header")?;
             request.headers_mut().insert(AUTHORIZATION, value);
             ready.call(request).await.map_err(Into::into)
         })

@@ -111,13 +111,12 @@ impl JwtSvids {
     ) -> Result<Arc<JwtSvid>, Error> {
         let entry = self.entry(audience);
         let now = SystemTime::now();
-        let Some(svid) = entry.held().usable(spiffe_id, now) else {
+        let Some((svid, is_due)) = entry.held().use_held(spiffe_id, now) else {
             let fetched = entry.fetch(spiffe_id).await;
             entry.held().used = fetched.is_ok();
             return fetched;
         };
-        entry.held().used = true;
-        if entry.held().is_due(now) {
+        if is_due {
             entry.refresh_in_background(spiffe_id);
         }
         Ok(svid)
@@ -239,9 +238,13 @@ impl Outcomes {
 }
 
 impl Held {
-    fn usable(&self, spiffe_id: &SpiffeId, now: SystemTime) -> Option<Arc<JwtSvid>> {
+    /// The one held, if it is good, and whether a refresh is due.
+    fn use_held(&mut self, spiffe_id: &SpiffeId, now: SystemTime) -> Option<(Arc<JwtSvid>, bool)> {
         // The Workload API may have given this process another identity since.
-        self.svid.clone().filter(|svid| svid.spiffe_id == *spiffe_id && now < svid.expires_at)
+        let good = |svid: &&Arc<JwtSvid>| svid.spiffe_id == *spiffe_id && now < svid.expires_at;
+        let svid = Arc::clone(self.svid.as_ref().filter(good)?);
+        self.used = true;
+        Some((svid, self.is_due(now)))
     }
 
     /// Whether something that is in use was forgotten.

@@ -357,7 +357,7 @@ fn accept(
     let expires_at =
         local_expiry(svid, asked_at).ok_or_else(|| refuse("its token has an impossible expiry"))?;
     let token = SecretString::from(svid.token());
-    Ok(JwtSvid { spiffe_id: spiffe_id.clone(), audience: audience.clone(), token, expires_at })
+    Ok(JwtSvid::new(spiffe_id.clone(), audience.clone(), token, expires_at))
 }
 
 /// The token's own word, or its lifetime counted from now where that is sooner: on a machine whose clock

@@ -4,12 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+use http::HeaderValue;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use secrecy::{SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::spiffe::id::{Audience, SpiffeId};
@@ -31,8 +34,9 @@ pub struct X509Svid {
 pub struct JwtSvid {
     pub(crate) spiffe_id: SpiffeId,
     pub(crate) audience: Audience,
-    pub(crate) token: SecretString,
+    token: SecretString,
     pub(crate) expires_at: SystemTime,
+    authorization: Option<HeaderValue>,
 }
 
 impl X509Svid {
@@ -100,6 +104,16 @@ impl X509Svid {
 }
 
 impl JwtSvid {
+    pub(crate) fn new(
+        spiffe_id: SpiffeId,
+        audience: Audience,
+        token: SecretString,
+        expires_at: SystemTime,
+    ) -> Self {
+        let authorization = authorization(&token);
+        Self { spiffe_id, audience, token, expires_at, authorization }
+    }
+
     /// Who it proves the bearer to be.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.spiffe_id
@@ -119,6 +133,20 @@ impl JwtSvid {
     pub fn expires_at(&self) -> SystemTime {
         self.expires_at
     }
+
+    /// The value of an `authorization` header, made once for all calls; `None` if the token holds what a header cannot.
+    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
+        self.authorization.clone()
+    }
+}
+
+/// Wiped with its last clone, as the token is.
+fn authorization(token: &SecretString) -> Option<HeaderValue> {
+    let value = Zeroizing::new(["Bearer ", token.expose_secret()].concat().into_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value)).ok()?;
+    // Keeps it out of `Debug` and out of HPACK's table.
+    value.set_sensitive(true);
+    Some(value)
 }
 
 pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {

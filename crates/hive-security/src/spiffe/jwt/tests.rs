@@ -49,12 +49,9 @@ impl Fetch for Script {
                 let (audience, denied) = (audience.to_string(), outcome == Outcome::Denied);
                 return Err(Error::NoJwtSvid { audience, reason: "as told".to_owned(), denied });
             }
-            Ok(JwtSvid {
-                spiffe_id: spiffe_id.clone(),
-                audience: audience.clone(),
-                token: SecretString::from(format!("{audience}#{number}")),
-                expires_at: SystemTime::now() + *self.ttl.lock().unwrap(),
-            })
+            let token = SecretString::from(format!("{audience}#{number}"));
+            let expires_at = SystemTime::now() + *self.ttl.lock().unwrap();
+            Ok(JwtSvid::new(spiffe_id.clone(), audience.clone(), token, expires_at))
         })
     }
 }
