@@ -26,6 +26,7 @@ use tower::Service;
 pub use self::attach::{AttachJwt, Attached, NotSent};
 use self::renewed::Renewed;
 use self::unsent::{Unsent, was_refused};
+use crate::error::causes;
 use crate::serve::ConnectionAge;
 use crate::{Audience, Error, IdPattern, Workload, tls};
 
@@ -143,16 +144,14 @@ fn status_of_identity(error: &Error) -> Status {
 /// `CANCELLED` or (the server was closing) `INTERNAL`: nobody cancelled it, and whoever may repeat the call should.
 fn status_of_transport(error: tonic::transport::Error) -> Status {
     let mut reasons: Vec<String> = Vec::new();
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        if let Some(unreachable) = error.downcast_ref::<Unreachable>() {
+    for cause in causes(&error) {
+        if let Some(unreachable) = cause.downcast_ref::<Unreachable>() {
             return Status::unavailable(unreachable.to_string());
         }
-        let reason = error.to_string();
+        let reason = cause.to_string();
         if reasons.last() != Some(&reason) {
             reasons.push(reason);
         }
-        cause = error.source();
     }
     let reason = format!("the connection broke: {}", reasons.join(": "));
     if was_refused(&error) {

@@ -124,3 +124,18 @@ impl Error {
         Self::Tls { cause: Arc::new(cause) }
     }
 }
+
+/// An error, its cause, the cause of that, and so on.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn std::error::Error + 'static)| {
+        (*error).source()
+    })
+}
+
+/// What a stranger said, as much of it as fits into a sentence.
+pub(crate) fn bounded(said: &str) -> String {
+    const SHOWN_CHARS: usize = 300;
+    said.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS).collect()
+}

@@ -20,6 +20,8 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::error::causes;
+
 /// A body that is longer is not kept, and its call not made again: most messages are far shorter, and streams endless.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
@@ -97,12 +99,6 @@ pub(super) fn was_refused(error: &(dyn StdError + 'static)) -> bool {
         error.is_remote() && (closing || refused)
     };
     causes(error).any(|cause| cause.downcast_ref().is_some_and(says_so))
-}
-
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| (*error).source())
 }
 
 impl Slot {

@@ -9,6 +9,7 @@ use spiffe::transport::{GrpcStatusCode, TransportError};
 use spiffe::{WorkloadApiClient, WorkloadApiError};
 use tokio::time::timeout;
 
+use crate::error::{bounded, causes};
 use crate::spiffe::source::{JwtBundles, X509Material, own_jwt_bundles, x509_material};
 use crate::spiffe::svid::X509Svid;
 use crate::spiffe::trust::Usage;
@@ -151,19 +152,16 @@ fn judge(error: &WorkloadApiError) -> ProbeError {
 }
 
 /// The error with its causes, of which tonic's own words say least. It never holds what was sent.
-fn reason(error: &dyn std::error::Error) -> String {
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
+    for cause in causes(error).skip(1) {
+        let more = cause.to_string();
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
         }
-        cause = error.source();
     }
-    // A stranger may say a lot.
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+    bounded(&text)
 }
 
 /// An audience that nobody else asked for cannot be answered from a cache, so `iat` is the authority's clock.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::relationship::{Relationship, check_url, name};
 use super::{Error, proof};
-use crate::Refusal;
+use crate::error::{bounded, causes};
 use crate::spiffe::verify::BundleDocument;
 
 /// A bundle of a hundred keys has some 100 KiB.
@@ -19,8 +19,6 @@ pub(super) const DOCUMENT_MAX_BYTES: usize = 4 << 20;
 /// From the address that is configured to the one that answers.
 const REDIRECTS_MAX: usize = 5;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// A reason may quote what a stranger said.
-const REASON_MAX_CHARS: usize = 300;
 
 pub(super) async fn fetch(
     relationship: &Relationship,
@@ -106,10 +104,7 @@ fn failed(url: &Url, error: &reqwest::Error) -> Error {
 
 fn certificate_reason(error: &CertificateError) -> String {
     match error {
-        CertificateError::Other(OtherError(cause)) => match cause.downcast_ref::<Refusal>() {
-            Some(refusal) => refusal.to_string(),
-            None => cause.to_string(),
-        },
+        CertificateError::Other(OtherError(cause)) => cause.to_string(),
         error => error.to_string(),
     }
 }
@@ -132,13 +127,5 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
 
 /// The last cause says what the system saw; those before it repeat the address.
 fn innermost(error: &reqwest::Error) -> String {
-    let mut last: &dyn StdError = error;
-    while let Some(cause) = last.source() {
-        last = cause;
-    }
-    last.to_string()
-}
-
-fn bounded(reason: &str) -> String {
-    reason.chars().filter(|c| !c.is_control()).take(REASON_MAX_CHARS).collect()
+    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
