@@ -28,6 +28,7 @@
 //! # }).expect("it works");
 //! ```
 
+mod algorithms;
 pub mod authority;
 pub mod postgres;
 pub mod vault;

@@ -1,14 +1,11 @@
 //! Public keys of any trust domain, as their bundles give them, and the algorithms of the JWT-SVID standard.
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED,
-    EcdsaVerificationAlgorithm, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
-    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{RsaPublicKeyComponents, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
+
+use crate::algorithms::{self, Curve};
 
 /// JWT-SVID standard, section 2.1: these nine and no others.
 const ALGORITHMS: [&str; 9] =
@@ -29,15 +26,8 @@ pub(super) struct PublicKey {
 
 #[derive(Clone, Debug)]
 enum Material {
-    Ec {
-        algorithm: &'static str,
-        verification: &'static EcdsaVerificationAlgorithm,
-        point: Vec<u8>,
-    },
-    Rsa {
-        n: Vec<u8>,
-        e: Vec<u8>,
-    },
+    Ec { curve: Curve, point: Vec<u8> },
+    Rsa { n: Vec<u8>, e: Vec<u8> },
 }
 
 impl PublicKey {
@@ -66,11 +56,11 @@ impl PublicKey {
             return false;
         }
         match &self.material {
-            Material::Ec { algorithm: own, verification, point } => {
-                let key = UnparsedPublicKey::new(*verification, point);
-                *own == algorithm && key.verify(message, signature).is_ok()
+            Material::Ec { curve, point } => {
+                let key = UnparsedPublicKey::new(curve.verification, point);
+                curve.algorithm == algorithm && key.verify(message, signature).is_ok()
             }
-            Material::Rsa { n, e } => rsa(algorithm).is_some_and(|parameters| {
+            Material::Rsa { n, e } => algorithms::rsa(algorithm).is_some_and(|parameters| {
                 RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()
             }),
         }
@@ -78,28 +68,9 @@ impl PublicKey {
 }
 
 fn ec(jwk: &Value) -> Option<Material> {
-    let (algorithm, verification, bytes_each) = match text(jwk, "crv")? {
-        "P-256" => ("ES256", &ECDSA_P256_SHA256_FIXED, 32),
-        "P-384" => ("ES384", &ECDSA_P384_SHA384_FIXED, 48),
-        "P-521" => ("ES512", &ECDSA_P521_SHA512_FIXED, 66),
-        _ => return None,
-    };
-    let (x, y) = (bytes(jwk, "x")?, bytes(jwk, "y")?);
-    // An uncompressed point: 4, x, y (SEC 1, section 2.3.3).
-    let fits = x.len() == bytes_each && y.len() == bytes_each;
-    fits.then(|| Material::Ec { algorithm, verification, point: [&[4], &x[..], &y[..]].concat() })
-}
-
-fn rsa(algorithm: &str) -> Option<&'static RsaParameters> {
-    Some(match algorithm {
-        "PS256" => &RSA_PSS_2048_8192_SHA256,
-        "PS384" => &RSA_PSS_2048_8192_SHA384,
-        "PS512" => &RSA_PSS_2048_8192_SHA512,
-        "RS256" => &RSA_PKCS1_2048_8192_SHA256,
-        "RS384" => &RSA_PKCS1_2048_8192_SHA384,
-        "RS512" => &RSA_PKCS1_2048_8192_SHA512,
-        _ => return None,
-    })
+    let curve = algorithms::curve(text(jwk, "crv")?)?;
+    let point = curve.point(&bytes(jwk, "x")?, &bytes(jwk, "y")?)?;
+    Some(Material::Ec { curve, point })
 }
 
 fn text<'a>(jwk: &'a Value, name: &str) -> Option<&'a str> {

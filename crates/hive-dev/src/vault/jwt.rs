@@ -2,18 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
-    RsaPublicKeyComponents, UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{RsaPublicKeyComponents, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::Error;
+use crate::algorithms;
 
 /// Clocks differ; Vault allows as much.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -195,30 +191,14 @@ impl Jwk {
     }
 
     fn verifies_ec(&self, alg: &str, message: &[u8], signature: &[u8]) -> Option<()> {
-        let (algorithm, length) = match (alg, self.crv.as_deref()?) {
-            ("ES256", "P-256") => (&ECDSA_P256_SHA256_FIXED, 32),
-            ("ES384", "P-384") => (&ECDSA_P384_SHA384_FIXED, 48),
-            ("ES512", "P-521") => (&ECDSA_P521_SHA512_FIXED, 66),
-            _ => return None,
-        };
+        let curve = algorithms::curve(self.crv.as_deref()?).filter(|own| own.algorithm == alg)?;
         let (x, y) = (decode(self.x.as_deref()?)?, decode(self.y.as_deref()?)?);
-        if x.len() != length || y.len() != length {
-            return None;
-        }
-        let point = [&[4], x.as_slice(), y.as_slice()].concat();
-        UnparsedPublicKey::new(algorithm, point).verify(message, signature).ok()
+        let point = curve.point(&x, &y)?;
+        UnparsedPublicKey::new(curve.verification, point).verify(message, signature).ok()
     }
 
     fn verifies_rsa(&self, alg: &str, message: &[u8], signature: &[u8]) -> Option<()> {
-        let parameters: &RsaParameters = match alg {
-            "PS256" => &RSA_PSS_2048_8192_SHA256,
-            "PS384" => &RSA_PSS_2048_8192_SHA384,
-            "PS512" => &RSA_PSS_2048_8192_SHA512,
-            "RS256" => &RSA_PKCS1_2048_8192_SHA256,
-            "RS384" => &RSA_PKCS1_2048_8192_SHA384,
-            "RS512" => &RSA_PKCS1_2048_8192_SHA512,
-            _ => return None,
-        };
+        let parameters = algorithms::rsa(alg)?;
         let (n, e) = (decode(self.n.as_deref()?)?, decode(self.e.as_deref()?)?);
         RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).ok()
     }
