@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
 /// See the top of crates/hive-security/benches/layered/main.rs.
 fn layered(options: &[String]) -> Result<()> {
-    let rival = crate::interop::tools()?.join("bin/rival-go");
+    let rival = crate::tools::directory()?.join("bin/rival-go");
     crate::interop::go_program(&crate::conformance::workspace()?.join("benches/rivals"), &rival)?;
     let bench = ["bench", "--locked", "--package", "hive-security", "--bench", "layered", "--"];
     let options = options.iter().map(String::as_str);

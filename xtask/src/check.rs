@@ -66,8 +66,6 @@ pub(crate) fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<
 
 /// Where cargo puts what it builds for this workspace.
 pub(crate) fn target_directory() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let workspace = manifest.parent().context("xtask stands in the workspace")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    Ok(target.unwrap_or_else(|| workspace.join("target")))
+    target.map_or_else(|| Ok(conformance::workspace()?.join("target")), Ok)
 }

@@ -41,7 +41,7 @@ fn fetch_advisories(program: &PathBuf) -> bool {
 
 /// The cargo-deny of this machine if it is of the right version, else one in the target directory.
 fn find_or_install() -> Result<PathBuf> {
-    let ours = crate::check::target_directory()?.join("tools");
+    let ours = crate::tools::directory()?;
     let installed = ours.join("bin/cargo-deny");
     if let Some(found) = [PathBuf::from("cargo-deny"), installed.clone()].into_iter().find(is_right)
     {

@@ -9,6 +9,7 @@ mod fuzz;
 mod interop;
 mod mutants;
 mod real;
+mod tools;
 
 use std::process::ExitCode;
 
