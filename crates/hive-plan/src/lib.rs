@@ -85,7 +85,6 @@
 
 mod duration;
 mod kinds;
-mod mistake;
 mod parse;
 mod plan;
 mod saga;
@@ -93,7 +92,7 @@ mod story;
 mod template;
 mod ticket;
 
-pub use mistake::{Mistake, Mistakes, MistakesInFile};
+pub use hive_yaml::{Mistake, Mistakes, MistakesInFile};
 pub use plan::{Plan, SOURCE_BYTES_MAX, TICKETS_MAX};
 pub use saga::{
     Command, Event, PlanStatus, Refused, Saga, TicketProgress, TicketState, UnixMillis,

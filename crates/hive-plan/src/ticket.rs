@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use hive_yaml::excerpt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -310,16 +312,6 @@ impl InvalidName {
     fn new(what: &'static str, text: &str, advice: impl Into<String>) -> Self {
         Self { what, text: excerpt(text), advice: advice.into() }
     }
-}
-
-/// The beginning of a stranger's text, safe to show on a terminal.
-pub(crate) fn excerpt(text: &str) -> String {
-    const SHOWN: usize = 64;
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 fn check_name(what: &'static str, text: &str, max: usize) -> Result<(), InvalidName> {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use hive_yaml::Node;
+
 use super::fields::{self, Fields};
 use super::notes::Notes;
-use super::tree::Node;
 use crate::ticket::CredentialRequest;
 
 /// Reads the list under `credentials`.

@@ -3,10 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::notes::{Notes, Position};
-use super::tree::{Data, Entry, Node};
+use hive_yaml::{Data, Entry, Node, Position, excerpt};
+
+use super::notes::Notes;
 use crate::duration;
-use crate::ticket::{TicketName, excerpt};
+use crate::ticket::TicketName;
 
 /// A map of which every key is known.
 pub(super) struct Fields<'n, 's> {

@@ -1,6 +1,6 @@
 //! From a plan file to a [`Plan`], or to everything that is wrong with it.
 //!
-//! Reading goes on after each mistake: [`tree`] makes nodes that know their position, [`fields`]
+//! Reading goes on after each mistake: `hive_yaml` makes nodes that know their position, [`fields`]
 //! and [`tickets`] turn them into drafts with gaps where something was wrong, and [`graph`] looks
 //! at the drafts together. Only a file without a mistake becomes a plan.
 
@@ -10,9 +10,7 @@ mod graph;
 mod nearest;
 mod notes;
 mod parameters;
-mod scalar;
 mod tickets;
-mod tree;
 
 #[cfg(test)]
 mod strangers;
@@ -22,15 +20,25 @@ mod tests;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use hive_yaml::{Dialect, Node, core_schema, end_of};
+
 use self::fields::Fields;
-use self::notes::{Notes, Position};
+use self::notes::Notes;
 use self::tickets::Draft;
-use self::tree::{Data, Node};
 use crate::Mistakes;
 use crate::plan::{Plan, SOURCE_BYTES_MAX, TICKETS_MAX};
 use crate::ticket::TicketSpec;
 
-const START: Position = Position { line: 1, column: 1 };
+const DIALECT: Dialect = Dialect {
+    file: "plan file",
+    bytes_max: SOURCE_BYTES_MAX,
+    // A plan needs 6, the input of a policy a few more.
+    depth_max: 32,
+    empty: "the file holds no plan: begin with `plan: <name>` and `tickets:`",
+    instead_of_alias: "write the value here again",
+    instead_of_key: "; put it in quotes",
+    scalar: core_schema,
+};
 
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(60 * 60);
 
@@ -40,7 +48,7 @@ const DEADLINE: RangeInclusive<Duration> =
 
 /// Reads a plan file.
 pub(crate) fn plan(source: &str) -> Result<Plan, Mistakes> {
-    let mut notes = Notes::default();
+    let mut notes = Notes::new();
     let plan = read(source, &mut notes);
     match notes.finish() {
         Some(mistakes) => Err(mistakes),
@@ -57,7 +65,7 @@ pub(crate) fn plan_bytes(source: &[u8]) -> Result<Plan, Mistakes> {
             let at = end_of(&String::from_utf8_lossy(before));
             let byte = rest.first().copied().unwrap_or_default();
             let message = format!("not UTF-8: byte {} is 0x{byte:02x}", before.len());
-            let mut notes = Notes::default();
+            let mut notes = Notes::new();
             notes.add(at, message);
             Err(notes.finish().expect("a mistake was added"))
         }
@@ -65,41 +73,8 @@ pub(crate) fn plan_bytes(source: &[u8]) -> Result<Plan, Mistakes> {
 }
 
 fn read(source: &str, notes: &mut Notes) -> Option<Plan> {
-    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
-    if source.len() > SOURCE_BYTES_MAX {
-        let size = source.len();
-        notes.add(START, format!("{size} bytes are too many: at most {SOURCE_BYTES_MAX}"));
-        return None;
-    }
-    if let Some(index) = source.find(is_forbidden) {
-        let character = source[index..].chars().next().unwrap_or_default();
-        let message = format!("control character U+{:04X}: remove it", u32::from(character));
-        notes.add(end_of(&source[..index]), message);
-        return None;
-    }
-    let root = tree::read(source, notes);
-    match root {
-        Some(Node { at, data: Data::Null }) => notes.add(at, EMPTY),
-        Some(root) => return read_plan(&root, notes),
-        None if notes.is_empty() => notes.add(START, EMPTY),
-        None => {}
-    }
-    None
-}
-
-const EMPTY: &str = "the file holds no plan: begin with `plan: <name>` and `tickets:`";
-
-/// What neither YAML nor JSON lets stand for itself. The parser would take a NUL for the end of the
-/// file, and the rest of the plan for absent.
-fn is_forbidden(c: char) -> bool {
-    c < ' ' && !matches!(c, '\t' | '\n' | '\r')
-}
-
-/// The position just behind `text`, the beginning of a file.
-fn end_of(text: &str) -> Position {
-    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
-    let last = lines.rsplit('\n').next().unwrap_or_default();
-    Position { line: lines.matches('\n').count() + 1, column: last.chars().count() + 1 }
+    let root = notes.open(source)?;
+    read_plan(&root, notes)
 }
 
 fn read_plan(root: &Node<'_>, notes: &mut Notes) -> Option<Plan> {

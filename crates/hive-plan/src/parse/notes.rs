@@ -1,8 +1,10 @@
 //! The mistakes found so far.
 
+use hive_yaml::{Node, Position, excerpt};
+
+use super::DIALECT;
 use super::nearest::nearest;
-use crate::ticket::excerpt;
-use crate::{Mistake, Mistakes};
+use crate::Mistakes;
 
 /// The most mistakes that are listed. Nobody reads more, and each may be as long as its line.
 const MISTAKES_MAX: usize = 1_000;
@@ -10,30 +12,26 @@ const MISTAKES_MAX: usize = 1_000;
 /// The most guesses at what was meant. Each costs a comparison with every name of the plan.
 const GUESSES_MAX: usize = 100;
 
-/// A place in a plan file, both counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    pub(super) line: usize,
-    pub(super) column: usize,
-}
-
 /// Collects mistakes, so that reading goes on after each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Notes {
-    mistakes: Vec<Mistake>,
+    all: hive_yaml::Notes,
     guesses: usize,
-    left_out: usize,
 }
 
 impl Notes {
+    pub(super) fn new() -> Self {
+        Self { all: hive_yaml::Notes::new(MISTAKES_MAX), guesses: 0 }
+    }
+
+    /// Reads the file to a tree, if it can be read so far.
+    pub(super) fn open<'s>(&mut self, source: &'s str) -> Option<Node<'s>> {
+        hive_yaml::open(source, &DIALECT, &mut self.all)
+    }
+
     /// Adds a mistake.
     pub(super) fn add(&mut self, at: Position, message: impl Into<String>) {
-        if self.mistakes.len() < MISTAKES_MAX {
-            let Position { line, column } = at;
-            self.mistakes.push(Mistake { line, column, message: message.into() });
-        } else {
-            self.left_out += 1;
-        }
+        self.all.add(at, message);
     }
 
     /// Adds that `word` is not one of those known: its nearest relative, or else all of them if
@@ -54,14 +52,9 @@ impl Notes {
         self.add(at, format!("unknown {what} `{}`{advice}", excerpt(word)));
     }
 
-    /// Whether nothing is wrong yet.
-    pub(super) fn is_empty(&self) -> bool {
-        self.mistakes.is_empty()
-    }
-
     /// Everything that is wrong, or nothing.
     pub(super) fn finish(self) -> Option<Mistakes> {
-        Mistakes::collect(self.mistakes, self.left_out)
+        self.all.finish()
     }
 
     fn guess<'c>(&mut self, word: &str, known: &[&'c str]) -> Option<&'c str> {

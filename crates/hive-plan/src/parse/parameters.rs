@@ -2,12 +2,13 @@
 
 use serde_json::{Map, Value};
 
+use hive_yaml::{Data, Entry, Node, Position, excerpt};
+
 use super::fields::{self, Fields};
-use super::notes::{Notes, Position};
-use super::tree::{Data, Entry, Node};
+use super::notes::Notes;
 use crate::kinds::{self, Key, Shape};
 use crate::template::{self, Part};
-use crate::ticket::{CredentialRequest, TicketKind, excerpt};
+use crate::ticket::{CredentialRequest, TicketKind};
 
 /// The parameters as JSON, and what they refer to.
 #[derive(Debug, Default)]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use hive_yaml::{Node, Position};
+
 use super::credentials;
 use super::fields::{self, Fields};
-use super::notes::{Notes, Position};
+use super::notes::Notes;
 use super::parameters::{self, Reference};
-use super::tree::Node;
 use crate::ticket::{CredentialRequest, TicketKind, TicketName, TicketSpec};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);

@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
+use hive_yaml::{Data, Dialect, Entry, Mistakes, Node, Notes, Plain, Position, end_of, excerpt};
+
 use super::methods::Methods;
-use super::mistake::{Mistakes, Notes, Position, excerpt};
 use super::who::Who;
-use super::yaml::{self, Data, Entry, Node};
 use super::{MethodPolicy, Rule};
 use crate::{Error, IdPattern};
 
@@ -15,16 +15,28 @@ const SOURCE_BYTES_MAX: usize = 256 * 1024;
 /// Each call is held against the rules in turn.
 const RULES_MAX: usize = 1_000;
 
-const START: Position = Position { line: 1, column: 1 };
+/// The most mistakes that are listed; nobody reads more.
+const MISTAKES_MAX: usize = 100;
+
+const DIALECT: Dialect = Dialect {
+    file: "policy file",
+    bytes_max: SOURCE_BYTES_MAX,
+    // A rule needs 3, and its `who` a few more.
+    depth_max: 16,
+    empty: "the file holds no policy: write `allow:` and rules, or `allow: []` to deny everything",
+    instead_of_alias: "write the value here again (and a pattern that begins with * in quotes)",
+    instead_of_key: "",
+    scalar: text_or_nothing,
+};
 
 const COMBINATIONS: [&str; 3] = ["all", "any", "not"];
 
 pub(super) fn read(source: &str) -> Result<MethodPolicy, Mistakes> {
-    let mut notes = Notes::default();
-    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
-    let policy = read_source(source, &mut notes);
+    let mut notes = Notes::new(MISTAKES_MAX);
+    let root = hive_yaml::open(source, &DIALECT, &mut notes);
+    let policy = root.and_then(|root| read_policy(&root, &mut notes));
     if !notes.is_empty() {
-        notes.keep_before(end_of(source));
+        notes.keep_before(end_of(source.strip_prefix('\u{feff}').unwrap_or(source)));
     }
     match notes.finish() {
         Some(mistakes) => Err(mistakes),
@@ -32,36 +44,9 @@ pub(super) fn read(source: &str) -> Result<MethodPolicy, Mistakes> {
     }
 }
 
-fn read_source(source: &str, notes: &mut Notes) -> Option<MethodPolicy> {
-    if source.len() > SOURCE_BYTES_MAX {
-        let size = source.len();
-        notes.add(START, format!("{size} bytes are too many: at most {SOURCE_BYTES_MAX}"));
-        return None;
-    }
-    // The parser would take a NUL for the end of the file, and the rest of the policy for absent.
-    let is_forbidden = |c: char| c < ' ' && !matches!(c, '\t' | '\n' | '\r');
-    if let Some(index) = source.find(is_forbidden) {
-        let code = source.as_bytes()[index];
-        notes.add(end_of(&source[..index]), format!("control character U+{code:04X}: remove it"));
-        return None;
-    }
-    match yaml::read(source, notes) {
-        Some(Node { at, data: Data::Nothing }) => notes.add(at, EMPTY),
-        Some(root) => return read_policy(&root, notes),
-        None if notes.is_empty() => notes.add(START, EMPTY),
-        None => {}
-    }
-    None
-}
-
-const EMPTY: &str =
-    "the file holds no policy: write `allow:` and rules, or `allow: []` to deny everything";
-
-/// The position just behind `text`, the beginning of a file.
-fn end_of(text: &str) -> Position {
-    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
-    let last = lines.rsplit('\n').next().unwrap_or_default();
-    Position { line: lines.matches('\n').count() + 1, column: last.chars().count() + 1 }
+/// A policy has no numbers and no truth values.
+fn text_or_nothing(text: &str) -> Plain {
+    if matches!(text, "" | "~" | "null") { Plain::Null } else { Plain::Text }
 }
 
 fn read_policy(root: &Node<'_>, notes: &mut Notes) -> Option<MethodPolicy> {

@@ -6,11 +6,9 @@
 mod file;
 mod handle;
 mod methods;
-mod mistake;
 #[cfg(test)]
 mod tests;
 mod who;
-mod yaml;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -19,7 +17,7 @@ use self::methods::Methods;
 use crate::SpiffeId;
 
 pub use handle::PolicyHandle;
-pub use mistake::{Mistake, Mistakes};
+pub use hive_yaml::{Mistake, Mistakes};
 pub use who::Who;
 
 /// Which callers may use which methods. What no rule allows is denied.

@@ -1,8 +1,8 @@
-//! What is wrong with a plan file, and where.
+//! What is wrong with a file, and where.
 
 use std::fmt;
 
-/// One thing that is wrong with a plan file.
+/// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
     /// The line, from 1.
@@ -19,13 +19,60 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong with a plan file, in the order of the file; never empty.
+/// Everything that is wrong with a file, in the order of the file; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(Vec<Mistake>);
 
-impl Mistakes {
-    /// Sorts them, and says at the end how many more there were; `None` if there are none.
-    pub(crate) fn collect(mut mistakes: Vec<Mistake>, left_out: usize) -> Option<Self> {
+/// A place in a file, both counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column in characters.
+    pub column: usize,
+}
+
+/// Collects mistakes, so that reading goes on after each.
+#[derive(Debug)]
+pub struct Notes {
+    mistakes: Vec<Mistake>,
+    max: usize,
+    left_out: usize,
+}
+
+impl Notes {
+    /// None yet, and at most `max`: nobody reads more, and each may be as long as its line. The others are counted.
+    pub fn new(max: usize) -> Self {
+        Self { mistakes: Vec::new(), max, left_out: 0 }
+    }
+
+    /// Adds a mistake.
+    pub fn add(&mut self, at: Position, message: impl Into<String>) {
+        if self.mistakes.len() < self.max {
+            let Position { line, column } = at;
+            self.mistakes.push(Mistake { line, column, message: message.into() });
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Whether nothing is wrong yet.
+    pub fn is_empty(&self) -> bool {
+        self.mistakes.is_empty()
+    }
+
+    /// Moves what stands behind `end`, where a file ends, to there: what is missing is noted on the line after.
+    pub fn keep_before(&mut self, end: Position) {
+        for mistake in &mut self.mistakes {
+            if (mistake.line, mistake.column) > (end.line, end.column) {
+                (mistake.line, mistake.column) = (end.line, end.column);
+            }
+        }
+    }
+
+    /// Everything that is wrong, sorted, and at the end how much more there was; `None` if nothing is.
+    pub fn finish(self) -> Option<Mistakes> {
+        let Self { mut mistakes, left_out, .. } = self;
         mistakes.sort();
         mistakes.dedup();
         let last = mistakes.last()?.clone();
@@ -33,9 +80,11 @@ impl Mistakes {
             let message = format!("{left_out} more mistakes are not listed");
             mistakes.push(Mistake { message, ..last });
         }
-        Some(Self(mistakes))
+        Some(Mistakes(mistakes))
     }
+}
 
+impl Mistakes {
     /// The mistakes, in the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
         self.0.iter()

@@ -4,17 +4,21 @@ use serde_json::Number;
 
 /// The value of a scalar without quotes.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Plain {
+pub enum Plain {
+    /// A truth value.
     Bool(bool),
+    /// Nothing.
     Null,
+    /// A number.
     Number(Number),
+    /// The text as it is written.
     Text,
     /// A number that JSON cannot hold, such as `.inf`.
     Unrepresentable,
 }
 
-/// Reads one.
-pub(super) fn plain(text: &str) -> Plain {
+/// Reads one by the core schema of YAML 1.2 (§10.3).
+pub fn core_schema(text: &str) -> Plain {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Plain::Null,
         "true" | "True" | "TRUE" => Plain::Bool(true),
@@ -109,7 +113,7 @@ mod tests {
             ("-", Plain::Text),
             ("é", Plain::Text),
         ] {
-            assert_eq!(plain(text), expected, "{text:?}");
+            assert_eq!(core_schema(text), expected, "{text:?}");
         }
     }
 }

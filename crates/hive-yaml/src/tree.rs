@@ -1,54 +1,55 @@
 //! From YAML to a tree of nodes that know where they stand.
-//!
-//! Much of YAML is refused on purpose: a plan says each thing once, in the place where it counts.
-//! Anchors could make a small file enormous, and tags and second documents could make two readers
-//! of one file see two plans.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use serde_json::Number;
 
-use super::notes::{Notes, Position};
-use super::scalar::{Plain, plain};
-use crate::ticket::excerpt;
-
-/// How deep collections may nest: a plan needs 6, the input of a policy a few more. Everything that
-/// walks the tree may therefore recurse.
-const DEPTH_MAX: usize = 32;
+use crate::{Dialect, Notes, Plain, Position, excerpt};
 
 /// A value and where it begins.
 #[derive(Debug)]
-pub(super) struct Node<'s> {
-    pub(super) at: Position,
-    pub(super) data: Data<'s>,
+pub struct Node<'s> {
+    /// Where it begins.
+    pub at: Position,
+    /// The value.
+    pub data: Data<'s>,
 }
 
 /// A value.
 #[derive(Debug)]
-pub(super) enum Data<'s> {
+pub enum Data<'s> {
+    /// A truth value.
     Bool(bool),
     /// Something that has been noted as a mistake; whoever meets it says no more about it.
     Broken,
+    /// A list.
     List(Vec<Node<'s>>),
+    /// A map; no key stands twice.
     Map(Vec<Entry<'s>>),
+    /// Nothing.
     Null,
+    /// A number.
     Number(Number),
+    /// Text.
     Text(Cow<'s, str>),
 }
 
 /// A key and its value.
 #[derive(Debug)]
-pub(super) struct Entry<'s> {
-    pub(super) at: Position,
-    pub(super) key: Cow<'s, str>,
-    pub(super) value: Node<'s>,
+pub struct Entry<'s> {
+    /// Where the key begins.
+    pub at: Position,
+    /// The key.
+    pub key: Cow<'s, str>,
+    /// Its value.
+    pub value: Node<'s>,
 }
 
 impl Data<'_> {
     /// What to call it in a mistake.
-    pub(super) fn noun(&self) -> &'static str {
+    pub fn noun(&self) -> &'static str {
         match self {
             Self::Bool(_) => "a truth value",
             Self::Broken => "a mistake",
@@ -61,10 +62,10 @@ impl Data<'_> {
     }
 }
 
-/// Reads the one document of a file. `None` if that cannot be done; the reason is noted.
-pub(super) fn read<'s>(source: &'s str, notes: &mut Notes) -> Option<Node<'s>> {
+/// Reads the one document of a file. `None` if that cannot be done; the reason is noted, unless it is empty.
+pub(crate) fn read<'s>(source: &'s str, dialect: &Dialect, notes: &mut Notes) -> Option<Node<'s>> {
     let mut parser = Parser::new_from_str(source);
-    let mut builder = Builder::default();
+    let mut builder = Builder { dialect, open: Vec::new(), skipping: 0, root: None };
     let mut documents = 0;
     while let Some(event) = parser.next_event() {
         let (event, span) = match event {
@@ -74,19 +75,18 @@ pub(super) fn read<'s>(source: &'s str, notes: &mut Notes) -> Option<Node<'s>> {
                 return None;
             }
         };
-        if matches!(event, Event::DocumentStart(_)) {
-            documents += 1;
-        }
+        let at = position(&span.start);
+        documents += usize::from(matches!(event, Event::DocumentStart(_)));
         if documents > 1 {
-            notes.add(position(&span.start), "a plan file holds one document: remove this one");
+            notes.add(at, format!("a {} holds one document: remove this one", dialect.file));
             break;
         }
-        builder.take(event, span, notes);
+        builder.take(event, at, notes);
     }
     builder.root
 }
 
-fn position(marker: &saphyr_parser::Marker) -> Position {
+fn position(marker: &Marker) -> Position {
     Position { line: marker.line().max(1), column: marker.col() + 1 }
 }
 
@@ -97,24 +97,23 @@ enum Open<'s> {
 }
 
 /// Makes the tree from the parser's events, without recursion: depth is the stranger's choice.
-#[derive(Default)]
-struct Builder<'s> {
+struct Builder<'s, 'd> {
+    dialect: &'d Dialect,
     open: Vec<Open<'s>>,
     /// How many collections are open below the deepest that is kept.
     skipping: usize,
     root: Option<Node<'s>>,
 }
 
-impl<'s> Builder<'s> {
-    fn take(&mut self, event: Event<'s>, span: Span, notes: &mut Notes) {
-        let at = position(&span.start);
-        refuse_extras(&event, at, notes);
+impl<'s> Builder<'s, '_> {
+    fn take(&mut self, event: Event<'s>, at: Position, notes: &mut Notes) {
+        refuse_extras(&event, at, self.dialect, notes);
         match event {
             Event::Alias(_) if self.skipping == 0 => {
                 self.push(Node { at, data: Data::Broken }, notes);
             }
             Event::Scalar(text, style, ..) if self.skipping == 0 => {
-                let data = scalar(text, style, at, notes);
+                let data = scalar(text, style, at, self.dialect, notes);
                 self.push(Node { at, data }, notes);
             }
             Event::SequenceStart(..) => self.enter(Open::List(at, Vec::new()), at, notes),
@@ -127,9 +126,10 @@ impl<'s> Builder<'s> {
     fn enter(&mut self, collection: Open<'s>, at: Position, notes: &mut Notes) {
         if self.skipping > 0 {
             self.skipping += 1;
-        } else if self.open.len() == DEPTH_MAX {
+        } else if self.open.len() == self.dialect.depth_max {
             self.skipping = 1;
-            notes.add(at, format!("nested deeper than {DEPTH_MAX} levels"));
+            notes.add(at, format!("nested deeper than {} levels", self.dialect.depth_max));
+            self.push(Node { at, data: Data::Broken }, notes);
         } else {
             self.open.push(collection);
         }
@@ -138,10 +138,6 @@ impl<'s> Builder<'s> {
     fn leave(&mut self, notes: &mut Notes) {
         if self.skipping > 0 {
             self.skipping -= 1;
-            if self.skipping == 0 {
-                let at = Position { line: 1, column: 1 };
-                self.push(Node { at, data: Data::Broken }, notes);
-            }
             return;
         }
         let node = match self.open.pop() {
@@ -160,17 +156,19 @@ impl<'s> Builder<'s> {
             Some(Open::List(_, items)) => items.push(node),
             Some(Open::Map(_, entries, pending)) => match pending.take() {
                 None => *pending = Some(node),
-                Some(key) => entries.extend(entry(key, node, notes)),
+                Some(key) => entries.extend(entry(key, node, self.dialect, notes)),
             },
         }
     }
 }
 
-/// Notes what YAML allows and a plan does not.
-fn refuse_extras(event: &Event<'_>, at: Position, notes: &mut Notes) {
+/// Notes what YAML allows and a file of ours does not.
+fn refuse_extras(event: &Event<'_>, at: Position, dialect: &Dialect, notes: &mut Notes) {
+    let file = dialect.file;
     let (anchor, tag) = match event {
         Event::Alias(_) => {
-            notes.add(at, "aliases are not part of a plan file: write the value here again");
+            let instead = dialect.instead_of_alias;
+            notes.add(at, format!("aliases are not part of a {file}: {instead}"));
             return;
         }
         Event::Scalar(_, _, anchor, tag)
@@ -179,19 +177,25 @@ fn refuse_extras(event: &Event<'_>, at: Position, notes: &mut Notes) {
         _ => return,
     };
     if anchor > 0 {
-        notes.add(at, "anchors are not part of a plan file: remove the `&…`");
+        notes.add(at, format!("anchors are not part of a {file}: remove the `&…`"));
     }
     if let Some(tag) = tag {
         let tag = excerpt(&format!("{}{}", tag.handle, tag.suffix));
-        notes.add(at, format!("tags are not part of a plan file: remove `{tag}`"));
+        notes.add(at, format!("tags are not part of a {file}: remove `{tag}`"));
     }
 }
 
-fn scalar<'s>(text: Cow<'s, str>, style: ScalarStyle, at: Position, notes: &mut Notes) -> Data<'s> {
+fn scalar<'s>(
+    text: Cow<'s, str>,
+    style: ScalarStyle,
+    at: Position,
+    dialect: &Dialect,
+    notes: &mut Notes,
+) -> Data<'s> {
     if style != ScalarStyle::Plain {
         return Data::Text(text);
     }
-    match plain(&text) {
+    match (dialect.scalar)(&text) {
         Plain::Bool(value) => Data::Bool(value),
         Plain::Null => Data::Null,
         Plain::Number(value) => Data::Number(value),
@@ -204,14 +208,19 @@ fn scalar<'s>(text: Cow<'s, str>, style: ScalarStyle, at: Position, notes: &mut 
     }
 }
 
-fn entry<'s>(key: Node<'s>, value: Node<'s>, notes: &mut Notes) -> Option<Entry<'s>> {
+fn entry<'s>(
+    key: Node<'s>,
+    value: Node<'s>,
+    dialect: &Dialect,
+    notes: &mut Notes,
+) -> Option<Entry<'s>> {
     match key.data {
         Data::Text(text) => return Some(Entry { at: key.at, key: text, value }),
         Data::Broken => {}
-        other => notes.add(
-            key.at,
-            format!("a key must be text, and this is {}; put it in quotes", other.noun()),
-        ),
+        other => {
+            let (noun, instead) = (other.noun(), dialect.instead_of_key);
+            notes.add(key.at, format!("a key must be text, and this is {noun}{instead}"));
+        }
     }
     None
 }
