@@ -17,6 +17,27 @@ async fn stand(certificate: u64, token_life: u64) -> (Running, Channel, String) 
     (running, channel, token(&authority, "/client/a", token_life))
 }
 
+/// The same with documents that last, and a policy that can be replaced.
+async fn reloadable_stand() -> (Running, Channel, String, PolicyHandle) {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let handle = PolicyHandle::new(clients_only());
+    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
+    let running = serve(&server, layer, None).await;
+    let channel = dial(&client, &running);
+    let token = token(&authority, "/client/a", 600);
+    (running, channel, token, handle)
+}
+
+/// Requests without end.
+fn chatter() -> Body {
+    let ticks = futures_util::stream::unfold((), |()| async {
+        sleep(Duration::from_millis(50)).await;
+        Some((Ok::<_, Status>(http_body::Frame::data(message("tick"))), ()))
+    });
+    Body::new(StreamBody::new(Box::pin(ticks)))
+}
+
 #[tokio::test]
 async fn a_stream_ends_when_the_first_document_of_its_caller_expires() {
     let table = [
@@ -40,12 +61,7 @@ async fn a_stream_ends_when_the_first_document_of_its_caller_expires() {
 #[tokio::test]
 async fn a_stream_of_requests_ends_too() {
     let (_running, channel, token) = stand(600, 2).await;
-    let chatter = futures_util::stream::unfold((), |()| async {
-        sleep(Duration::from_millis(50)).await;
-        Some((Ok::<_, Status>(http_body::Frame::data(message("tick"))), ()))
-    });
-    let body = Body::new(StreamBody::new(Box::pin(chatter)));
-    let (code, text) = call(&channel, "/test.Probe/Upload", Some(&token), body).await;
+    let (code, text) = call(&channel, "/test.Probe/Upload", Some(&token), chatter()).await;
     assert_eq!(code, Code::Unauthenticated, "{text:?}");
     assert!(text.starts_with(b"a document that proved who calls has expired"), "{text:?}");
 }
@@ -79,13 +95,7 @@ async fn a_slow_unary_request_is_read_to_its_end() {
 
 /// A stream of what a method says until the policy is replaced by this one: how it ended.
 async fn replaced_by(policy: &str, method: &str, patience: Duration) -> (Option<Code>, Tally) {
-    let authority = Authority::new("td");
-    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
-    let handle = PolicyHandle::new(clients_only());
-    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
-    let running = serve(&server, layer, None).await;
-    let channel = dial(&client, &running);
-    let token = token(&authority, "/client/a", 600);
+    let (running, channel, token, handle) = reloadable_stand().await;
     let stream = ask(&channel, method, Some(&token));
     let replacing = async {
         while running.counts.tally().allowed == 0 {
@@ -119,13 +129,7 @@ async fn a_stream_goes_on_when_a_new_policy_allows_it_too() {
 
 #[tokio::test]
 async fn a_unary_call_is_answered_although_a_new_policy_does_not_allow_it() {
-    let authority = Authority::new("td");
-    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
-    let handle = PolicyHandle::new(clients_only());
-    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
-    let running = serve(&server, layer, None).await;
-    let channel = dial(&client, &running);
-    let token = token(&authority, "/client/a", 600);
+    let (running, channel, token, handle) = reloadable_stand().await;
     let (answer, ()) = tokio::join!(ask(&channel, "/test.Probe/Late", Some(&token)), async {
         sleep(Duration::from_millis(500)).await;
         handle.reload("allow: []").unwrap();
@@ -136,20 +140,9 @@ async fn a_unary_call_is_answered_although_a_new_policy_does_not_allow_it() {
 
 #[tokio::test]
 async fn a_stream_of_requests_ends_with_the_policy_too() {
-    let authority = Authority::new("td");
-    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
-    let handle = PolicyHandle::new(clients_only());
-    let layer = Authenticate::new(&server.workload, audience(AUDIENCE), handle.clone());
-    let running = serve(&server, layer, None).await;
-    let channel = dial(&client, &running);
-    let token = token(&authority, "/client/a", 600);
-    let chatter = futures_util::stream::unfold((), |()| async {
-        sleep(Duration::from_millis(50)).await;
-        Some((Ok::<_, Status>(http_body::Frame::data(message("tick"))), ()))
-    });
-    let body = Body::new(StreamBody::new(Box::pin(chatter)));
+    let (running, channel, token, handle) = reloadable_stand().await;
     let (answer, ()) =
-        tokio::join!(call(&channel, "/test.Probe/Upload", Some(&token), body), async {
+        tokio::join!(call(&channel, "/test.Probe/Upload", Some(&token), chatter()), async {
             sleep(Duration::from_millis(300)).await;
             handle.reload("allow: []").unwrap();
         });
