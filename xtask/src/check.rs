@@ -13,7 +13,7 @@ const STEPS: [Step; 10] = [
     ("arrows", arrows::check),
     ("clippy", clippy),
     ("interop", interop::install),
-    ("real servers", real::build),
+    ("real servers", real::install),
     ("tests", tests),
     ("conformance", conformance::run),
     ("docs", docs),

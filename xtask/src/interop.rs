@@ -1,15 +1,14 @@
-//! The SPIFFE libraries of other languages, which the interoperability tests talk to, from sources in this repository
-//! and pinned packages.
+//! The libraries of other languages that our servers and clients are tested with, from sources in this repository and
+//! pinned packages.
 
 use crate::conformance::workspace;
-use crate::tools::{self, Recipe, run, said};
-use anyhow::{Context, Result};
+use crate::tools::{self, Recipe, run};
+use anyhow::Result;
 use std::path::Path;
-use std::process::Command;
 
 const SOURCES: &str = "crates/hive-dev/tests/interop";
 
-/// Makes a Go program with go-spiffe, and a Python environment with py-spiffe.
+/// Makes a Go program with go-spiffe, and a Python environment with py-spiffe and hvac.
 pub(crate) fn install() -> Result<()> {
     let (sources, tools) = (workspace()?.join(SOURCES), tools::directory()?);
     go_program(&sources.join("go"), &tools.join("bin/interop-go"))?;
@@ -26,17 +25,11 @@ pub(crate) fn go_program(module: &Path, program: &Path) -> Result<()> {
 }
 
 fn python(requirements: &Path, environment: &Path) -> Result<()> {
-    let version = said(Command::new("python3").arg("--version"))
-        .context("Python is missing: install python3 (3.10 or newer) and python3-venv")?;
-    let recipe = Recipe::new(&version, &[requirements.to_path_buf()])?;
+    let recipe = Recipe::new(&tools::python_version()?, &[requirements.to_path_buf()])?;
     let interpreter = environment.join("bin/python");
-    recipe.once(std::slice::from_ref(&interpreter), &environment.join("stamp"), || {
-        println!("installing py-spiffe into {}, once", environment.display());
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))
-            .context("no Python environment can be made: install python3-venv")?;
-        let mut install = Command::new(&interpreter);
-        install.args(["-m", "pip", "install", "--quiet", "--no-input"]);
-        install.args(["--disable-pip-version-check", "--no-deps", "--requirement"]);
-        run(install.arg(requirements))
+    recipe.once(&[interpreter], &environment.join("stamp"), || {
+        println!("installing py-spiffe and hvac into {}, once", environment.display());
+        let mut install = tools::pip_into(environment)?;
+        run(install.args(["--no-deps", "--requirement"]).arg(requirements))
     })
 }

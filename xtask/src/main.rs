@@ -24,7 +24,8 @@ usage: cargo xtask <task>
   fuzz [TARGET] [--seconds N] bad input for whatever reads a stranger's bytes
   interop                     install go-spiffe and py-spiffe for the interoperability tests; `check` does it by itself
   mutants [NAME]              break hive-security in a copy, one place at a time, and demand that a test notices
-  real                        build the real SPIRE that the conformance tests run; `check` does it by itself
+  real                        get the real servers that the tests run (SPIRE, OpenBao, Redis, Kafka); `check` does it
+                              by itself
 ";
 
 fn main() -> ExitCode {
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::from_arguments(std::env::args().skip(2)),
         Some("interop") => interop::install(),
         Some("mutants") => mutants::run(std::env::args().nth(2).as_deref()),
-        Some("real") => real::build(),
+        Some("real") => real::install(),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(64);

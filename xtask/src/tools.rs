@@ -60,6 +60,27 @@ pub(crate) fn go_build(module: &Path, into: &Path, packages: &[&str]) -> Command
     build
 }
 
+/// The version of Python, or what to do about it.
+pub(crate) fn python_version() -> Result<String> {
+    said(Command::new("python3").arg("--version"))
+        .context("Python is missing: install python3 (3.10 or newer) and python3-venv")
+}
+
+/// Makes a Python environment; what remains to be said is what to install.
+pub(crate) fn pip_into(environment: &Path) -> Result<Command> {
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))
+        .context("no Python environment can be made: install python3-venv")?;
+    let mut install = Command::new(environment.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    Ok(install)
+}
+
+/// Where a program is on the PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|place| place.join(program)).find(|place| place.is_file())
+}
+
 /// The files of a directory, not those below.
 pub(crate) fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
