@@ -48,7 +48,10 @@
 //! another Workload API), what the services do, and any fallback to something weaker. It emits `tracing` events
 //! and opens no port of its own accord.
 
+pub mod adapters;
+pub mod clock;
 pub mod connect;
+pub mod credentials;
 pub mod epoch;
 mod error;
 #[cfg(fuzzing)]

@@ -6,6 +6,8 @@
 mod client;
 mod error;
 mod http;
+mod login;
 
 pub use client::{Answer, Health, Lease, Login, Renewal, TokenFacts, VaultClient, VaultConfig};
 pub use error::VaultError;
+pub use login::{LoginError, LoginMethod};

@@ -1,0 +1,1 @@
+//! Credential files for programs that are not ours.
