@@ -2,7 +2,8 @@
 //!
 //! - [`authority`]: the SPIFFE Workload API, with attestation of real processes and real rotation;
 //! - [`vault`]: the HTTP API of Vault and OpenBao, with leases that truly end;
-//! - [`postgres`]: a throw-away cluster of the PostgreSQL that is installed;
+//! - [`postgres`], [`redis`], [`kafka`], [`openbao`]: throw-away instances of the real ones, and [`tools`], where
+//!   their programs are;
 //! - [`witness`]: tells a test which secrets these servers issued, so that it can search for them.
 //!
 //! Services find them where they would find the real ones, and cannot tell the difference. This crate deliberately
@@ -30,6 +31,11 @@
 
 mod algorithms;
 pub mod authority;
+pub mod kafka;
+pub mod openbao;
 pub mod postgres;
+pub mod redis;
+mod server;
+pub mod tools;
 pub mod vault;
 pub mod witness;

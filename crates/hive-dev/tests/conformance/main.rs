@@ -40,6 +40,7 @@ mod peer;
 mod rotation;
 mod spire;
 mod spire_agent;
+mod starters;
 mod waiting;
 
 /// Runs tests that are functions of a [`domain::Domain`] against both.

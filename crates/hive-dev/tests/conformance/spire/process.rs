@@ -50,12 +50,10 @@ pub(crate) async fn run(program: &str, arguments: &[&str]) -> Result<String, Str
     }
 }
 
-/// One of SPIRE's programs, in the target directory that holds this one.
+/// One of the real servers' programs.
 pub(crate) fn find(program: &str) -> PathBuf {
-    let this = std::env::current_exe().expect("this program has a path");
-    let places = this.ancestors().map(|place| place.join("tools/bin").join(program));
-    places.into_iter().find(|place| place.is_file()).unwrap_or_else(|| {
-        panic!("{program} is not in the target directory; `cargo xtask real` builds it")
+    hive_dev::tools::program(program).unwrap_or_else(|| {
+        panic!("{program} is not in the target directory; `cargo xtask real` puts it there")
     })
 }
 

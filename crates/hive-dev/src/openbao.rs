@@ -1,0 +1,171 @@
+//! A throw-away OpenBao on loopback: the real server, for the tests that ours has to pass as well.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+pub use crate::server::Error;
+use crate::server::{Server, free_ports, make_directory, write_private};
+use crate::vault::random_text;
+
+/// A node with storage elects itself before it serves, which takes seconds where disks are slow.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running server, unsealed. Stop it with [`stop`](Self::stop); dropping it kills it.
+#[derive(Debug)]
+pub struct OpenBao {
+    /// Where it serves: `http://127.0.0.1:<port>`.
+    pub address: String,
+    /// The token that may do everything.
+    pub root_token: SecretString,
+    program: PathBuf,
+    directory: PathBuf,
+    unseal_key: Option<SecretString>,
+    server: Server,
+}
+
+impl OpenBao {
+    /// Starts `program` in its development mode: in memory, unsealed, ready in a moment. It cannot be restarted.
+    pub async fn dev(program: &Path, directory: &Path) -> Result<Self, Error> {
+        make_directory(directory)?;
+        let [port] = free_ports().map_err(in_directory(directory))?;
+        let root_token = SecretString::from(random_text(24));
+        let listen = format!("-dev-listen-address=127.0.0.1:{port}");
+        // Not an argument, which everyone can read.
+        let token = [("BAO_DEV_ROOT_TOKEN_ID", OsStr::new(root_token.expose_secret()))];
+        let arguments = ["server", "-dev", "-dev-no-store-token", &listen].map(OsStr::new);
+        let log = directory.join("openbao.log");
+        let mut server = Server::start(program, &arguments, &token, &log)?;
+        let address = format!("http://127.0.0.1:{port}");
+        server.ready(START_DEADLINE, || serves(&address)).await?;
+        Ok(Self {
+            address,
+            root_token,
+            program: program.to_owned(),
+            directory: directory.to_owned(),
+            unseal_key: None,
+            server,
+        })
+    }
+
+    /// Starts `program` with storage in `directory`, initialises and unseals it. It survives a restart.
+    pub async fn durable(program: &Path, directory: &Path) -> Result<Self, Error> {
+        make_directory(&directory.join("data"))?;
+        let [port, cluster] = free_ports().map_err(in_directory(directory))?;
+        let address = format!("http://127.0.0.1:{port}");
+        write_private(&directory.join("openbao.hcl"), &settings(port, cluster, directory))?;
+        let mut server = launch(program, directory, &address).await?;
+        let shares = json!({ "secret_shares": 1, "secret_threshold": 1 });
+        let made = call("PUT", &address, "sys/init", &shares).await;
+        let text = |value: &Value| value.as_str().map(SecretString::from);
+        let secrets =
+            made.and_then(|made| Some((text(&made["root_token"])?, text(&made["keys"][0])?)));
+        let Some((root_token, key)) = secrets else {
+            return Err(server.not_started("it cannot be initialised".to_owned()));
+        };
+        unseal(&mut server, &address, &key).await?;
+        Ok(Self {
+            address,
+            root_token,
+            program: program.to_owned(),
+            directory: directory.to_owned(),
+            unseal_key: Some(key),
+            server,
+        })
+    }
+
+    /// Process id of the server.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// Kills it, as a crash would, and brings it back. Only for one that is [`durable`](Self::durable).
+    pub async fn restart(self) -> Result<Self, Error> {
+        let (program, directory, address) = (self.program, self.directory, self.address);
+        self.server.kill().await;
+        let mut server = launch(&program, &directory, &address).await?;
+        match &self.unseal_key {
+            Some(key) => unseal(&mut server, &address, key).await?,
+            None => return Err(server.not_started("it was in memory and is gone".to_owned())),
+        }
+        Ok(Self { address, program, directory, server, ..self })
+    }
+
+    /// Unseals it, after somebody sealed it. Only for one that is [`durable`](Self::durable).
+    pub async fn unseal(&mut self) -> Result<(), Error> {
+        let Some(key) = self.unseal_key.clone() else {
+            return Err(self.server.not_started("its key is not known".to_owned()));
+        };
+        unseal(&mut self.server, &self.address, &key).await
+    }
+
+    /// Stops it.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+}
+
+fn in_directory(directory: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    |source| Error::Directory { path: directory.to_owned(), source }
+}
+
+fn settings(port: u16, cluster: u16, directory: &Path) -> String {
+    format!(
+        "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"one\"\n}}\n\
+         listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_disable = true\n}}\n\
+         api_addr = \"http://127.0.0.1:{port}\"\ncluster_addr = \"http://127.0.0.1:{cluster}\"\n",
+        directory.join("data").display()
+    )
+}
+
+async fn launch(program: &Path, directory: &Path, address: &str) -> Result<Server, Error> {
+    let configuration = format!("-config={}", directory.join("openbao.hcl").display());
+    let arguments = ["server", &configuration].map(OsStr::new);
+    let mut server = Server::start(program, &arguments, &[], &directory.join("openbao.log"))?;
+    server.ready(START_DEADLINE, || answers(address)).await?;
+    Ok(server)
+}
+
+async fn unseal(server: &mut Server, address: &str, key: &SecretString) -> Result<(), Error> {
+    let body = json!({ "key": key.expose_secret() });
+    if call("PUT", address, "sys/unseal", &body).await.is_none() {
+        return Err(server.not_started("it cannot be unsealed".to_owned()));
+    }
+    server.ready(START_DEADLINE, || serves(address)).await
+}
+
+/// It answers at all, even if it is sealed or was never initialised.
+async fn answers(address: &str) -> bool {
+    call("GET", address, "sys/seal-status", &Value::Null).await.is_some()
+}
+
+/// It is active: `sys/health` is a success for nothing else.
+async fn serves(address: &str) -> bool {
+    call("GET", address, "sys/health", &Value::Null).await.is_some()
+}
+
+/// The body of a successful answer.
+async fn call(method: &str, address: &str, path: &str, body: &Value) -> Option<Value> {
+    let method = http::Method::from_bytes(method.as_bytes()).ok()?;
+    let request = plain_client()?.request(method, format!("{address}/v1/{path}"));
+    let request = if body.is_null() { request } else { request.json(body) };
+    let response = request.timeout(CALL_DEADLINE).send().await.ok()?;
+    if !response.status().is_success() {
+        return None;
+    }
+    response.json().await.ok()
+}
+
+fn plain_client() -> Option<reqwest::Client> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().ok()
+}
