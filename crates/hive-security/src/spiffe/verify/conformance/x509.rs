@@ -5,8 +5,12 @@ use rcgen::{
     GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType,
 };
 
+use rustls_pki_types::UnixTime;
+
 use super::*;
+use crate::spiffe::trust::X509Trust;
 use crate::testing::uri;
+use crate::{TrustDomain, Usage};
 
 fn good() -> CertificateParams {
     leaf("spiffe://td/a")
@@ -136,6 +140,20 @@ fn x7_an_intermediate_must_be_allowed_to_sign_certificates() {
         params.key_usages = usages;
         let refusal = through(vec![params]).unwrap_err();
         assert!(matches!(refusal, Refusal::Intermediate { .. }), "{refusal:?}");
+    }
+}
+
+#[test]
+fn x7_an_authority_that_may_not_sign_certificates_vouches_for_nobody() {
+    use KeyUsagePurpose::{CrlSign, KeyCertSign};
+    for (usages, trusted) in [(vec![KeyCertSign], true), (vec![CrlSign], false), (vec![], false)] {
+        let mut params = authority_params("between");
+        params.key_usages = usages;
+        let chain = chain_through(&Authority::new("td"), vec![params], &good());
+        // As the Workload API hands it over: a document of a bundle with such an authority is refused as a whole.
+        let trust = X509Trust::new([(TrustDomain::parse("td").unwrap(), vec![&*chain[1]])]);
+        let judged = trust.verify(&chain[0], &[], Usage::Client, UnixTime::now());
+        assert_eq!(judged.is_ok(), trusted, "{judged:?}");
     }
 }
 
