@@ -1,0 +1,98 @@
+//! Work without pause, whose failures are counted.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Workers that repeat an operation until they are stopped.
+pub(crate) struct Load {
+    book: Arc<Book>,
+    workers: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Book {
+    stop: AtomicBool,
+    done: AtomicU64,
+    failed: Mutex<BTreeMap<String, u64>>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) done: u64,
+    /// How often which failure was seen.
+    pub(crate) failed: BTreeMap<String, u64>,
+}
+
+impl Load {
+    /// `work` is called with the number of the worker and of its turn.
+    pub(crate) fn start<F, E>(
+        workers: u64,
+        work: impl Fn(u64, u64) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: Display,
+    {
+        let book = Arc::new(Book::default());
+        let mut tasks = JoinSet::new();
+        for worker in 0..workers {
+            let (book, work) = (Arc::clone(&book), work.clone());
+            tasks.spawn(async move {
+                for turn in 0.. {
+                    if book.stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    book.note(work(worker, turn).await);
+                    // Work that fails at once would starve the others.
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        Self { book, workers: tasks }
+    }
+
+    /// Waits until this many more operations are done.
+    pub(crate) async fn progress(&self, operations: u64) {
+        let goal = self.done() + operations;
+        let reached = async {
+            while self.done() < goal {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), reached).await.expect("work goes on");
+    }
+
+    /// Lets every worker finish what it is at.
+    pub(crate) async fn stop(mut self) -> Outcome {
+        self.book.stop.store(true, Ordering::Relaxed);
+        let over = async { while self.workers.join_next().await.is_some() {} };
+        timeout(Duration::from_secs(60), over).await.expect("each operation ends");
+        let failed = self.book.failed.lock().expect("nobody panicked").clone();
+        Outcome { done: self.done(), failed }
+    }
+
+    fn done(&self) -> u64 {
+        self.book.done.load(Ordering::Relaxed)
+    }
+}
+
+impl Book {
+    fn note<E: Display>(&self, result: Result<(), E>) {
+        match result {
+            Ok(()) => {
+                self.done.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                let mut failed = self.failed.lock().expect("nobody panicked");
+                *failed.entry(error.to_string()).or_default() += 1;
+            }
+        }
+    }
+}

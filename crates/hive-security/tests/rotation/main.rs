@@ -1,0 +1,9 @@
+//! Credentials that are replaced under load, on real servers.
+//!
+//! Every test runs once in the right order, adopt, drain, revoke, in which nothing may fail; and once with the order
+//! reversed, in which something must: otherwise the load would prove nothing.
+
+mod load;
+mod postgres;
+mod rotation;
+mod sqlx;

@@ -1,0 +1,97 @@
+//! A real PostgreSQL with a ledger, and users who may write to it.
+
+use std::time::{Duration, Instant};
+
+use hive_dev::postgres::{Config, Postgres, Programs};
+use hive_security::SecretJson;
+use hive_security::credentials::Credential;
+use secrecy::ExposeSecret;
+use serde_json::json;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+use tempfile::TempDir;
+
+use crate::rotation::Users;
+
+/// The server and its administrator.
+pub(crate) struct Ledger {
+    pub(crate) root: PgPool,
+    postgres: Postgres,
+    _directory: TempDir,
+}
+
+impl Ledger {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let programs = Programs::find().expect("PostgreSQL is installed (initdb and postgres)");
+        let config = Config { programs, directory: directory.path().join("pg"), launcher: None };
+        let postgres = Postgres::start(config).await.expect("PostgreSQL starts");
+        let root = server(&postgres).username(&postgres.username);
+        let root = root.password(postgres.password.expose_secret());
+        let root = PgPoolOptions::new().max_connections(4).connect_with(root).await;
+        let ledger = Self { root: root.expect("it lets us in"), postgres, _directory: directory };
+        ledger.run("CREATE TABLE entries (id bigserial, what text)").await;
+        ledger.run("CREATE ROLE writers NOLOGIN").await;
+        ledger.run("GRANT SELECT, INSERT ON entries TO writers").await;
+        ledger.run("GRANT USAGE ON SEQUENCE entries_id_seq TO writers").await;
+        ledger
+    }
+
+    /// The server, without a login.
+    pub(crate) fn server(&self) -> PgConnectOptions {
+        server(&self.postgres)
+    }
+
+    /// Waits until all sessions are those of this user, or of the administrator: a session that was ended takes a moment.
+    pub(crate) async fn only_sessions_of(&self, user: Option<&Credential>) {
+        let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'hive' \
+             AND usesysid <> 'hive'::regrole AND usename IS DISTINCT FROM $1";
+        let name = user.map(username);
+        let count = || sqlx::query_scalar::<_, i64>(asked).bind(&name).fetch_one(&self.root);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while count().await.expect("a count") > 0 {
+            assert!(Instant::now() < deadline, "somebody keeps a session");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The users whom the test created and nobody dropped.
+    pub(crate) async fn users(&self) -> Vec<String> {
+        let asked = "SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'u%' ORDER BY 1";
+        sqlx::query_scalar(asked).fetch_all(&self.root).await.expect("the roles")
+    }
+
+    pub(crate) async fn run(&self, statement: &str) {
+        let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
+        statement.execute(&self.root).await.expect("the administrator may do it");
+    }
+
+    pub(crate) async fn stop(self) {
+        self.root.close().await;
+        self.postgres.stop().await;
+    }
+}
+
+impl Users for Ledger {
+    async fn create(&self, generation: u64) -> Credential {
+        let password = format!("p{:032x}", rand::random::<u128>());
+        let user = format!("u{generation}");
+        self.run(&format!("CREATE ROLE {user} LOGIN PASSWORD '{password}' IN ROLE writers")).await;
+        let data = SecretJson::new(json!({ "username": user, "password": password }));
+        Credential::new("ledger", generation, data)
+    }
+
+    async fn revoke(&self, credential: &Credential) {
+        self.run(&format!("DROP ROLE {}", username(credential))).await;
+    }
+}
+
+pub(crate) fn username(credential: &Credential) -> String {
+    credential.field("username").expect("it has one").expose_secret().to_owned()
+}
+
+fn server(postgres: &Postgres) -> PgConnectOptions {
+    let options = PgConnectOptions::new_without_pgpass().host(&postgres.host).port(postgres.port);
+    let options = options.database(&postgres.database).ssl_mode(PgSslMode::Disable);
+    options.disable_statement_logging()
+}
