@@ -30,11 +30,25 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The next delay, at least as long as the server wished.
     pub(crate) fn next(&mut self, policy: &Policy, roll: Roll, wish: Option<Duration>) -> Duration {
-        let (floor, ceiling) = (policy.backoff_floor, policy.backoff_ceiling);
+        self.next_within(policy.backoff_floor, policy.backoff_ceiling, roll, wish)
+    }
+
+    pub(crate) fn next_within(
+        &mut self,
+        floor: Duration,
+        ceiling: Duration,
+        roll: Roll,
+        wish: Option<Duration>,
+    ) -> Duration {
         let top = self.last.unwrap_or(floor).saturating_mul(3).min(ceiling);
         let delay = floor + top.saturating_sub(floor).mul_f64(roll.0);
         self.last = Some(delay);
         delay.max(wish.unwrap_or_default().min(SERVER_WISH_MAX))
+    }
+
+    /// Whether the last attempt failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.last.is_some()
     }
 
     pub(crate) fn reset(&mut self) {

@@ -22,7 +22,7 @@
 //!
 //! let now = Moment::after(Duration::ZERO);
 //! let open_by = now + Duration::from_secs(10);
-//! let mut epoch = Lifecycle::new(Policy::default(), [Want { optional: false }], now, open_by);
+//! let mut epoch = Lifecycle::new(Policy::default(), [Want::default()], now, open_by);
 //!
 //! assert_eq!(epoch.poll_action(), Some(Action::Login));
 //! let hour = Grant { ttl: Duration::from_secs(3600), renewable: true };
@@ -38,16 +38,23 @@
 //! ```
 
 mod backoff;
+mod closing;
+mod core;
+mod dice;
+mod gate;
 mod grant;
+mod index;
 mod item;
 mod lifecycle;
 mod message;
 mod moment;
 mod policy;
+mod rotation;
 
 pub use backoff::Roll;
-pub use grant::{Grant, LeaseId, Subject, Target, Want};
+pub use grant::{Grant, LeaseId, Refresh, Subject, Target, Want};
 pub use lifecycle::Lifecycle;
 pub use message::{Action, Failure, Input, Reason, Report};
 pub use moment::Moment;
 pub use policy::{Policy, PolicyMistake};
+pub use rotation::{Generation, Rotation, RotationAction, RotationInput, RotationState};

@@ -17,6 +17,11 @@ pub enum Action {
     },
     /// Log in.
     Login,
+    /// Read a credential without a lease again, and publish it within the same epoch if it has changed.
+    Refresh {
+        /// Its place in the list of wants.
+        request: usize,
+    },
     /// Extend a promise.
     Renew {
         /// What.
@@ -62,6 +67,13 @@ pub enum Input {
         sent: Moment,
         /// How long the token lasts.
         grant: Grant,
+    },
+    /// A credential without a lease was read again; whether it has changed is the driver's business.
+    Refreshed {
+        /// Its place in the list of wants.
+        request: usize,
+        /// When it was asked for.
+        sent: Moment,
     },
     /// A renewal succeeded.
     Renewed {
@@ -122,6 +134,8 @@ pub enum Reason {
     TooLate,
     /// The answer that would have brought it was lost.
     Uncertain(Subject),
+    /// Those it is for cannot use it.
+    Unusable,
 }
 
 impl fmt::Display for Reason {
@@ -139,6 +153,7 @@ impl fmt::Display for Reason {
             Self::Refused(subject) => write!(f, "{subject} was refused"),
             Self::TooLate => f.write_str("not everything was issued before the deadline"),
             Self::Uncertain(subject) => write!(f, "the answer with {subject} was lost"),
+            Self::Unusable => f.write_str("what was issued cannot be used by those it is for"),
         }
     }
 }

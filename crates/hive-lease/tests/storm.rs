@@ -158,7 +158,8 @@ impl World {
         let ttl_ms = subjects.map(|subject| (subject, ttl(&mut dice) / 1000 * 1000)).collect();
         let policy =
             Policy::default().renew_at(0.5 + 0.15 * dice.unit()).expect("within the bounds");
-        let wanted: Vec<_> = (0..wants).map(|_| Want { optional: dice.chance(30) }).collect();
+        let wanted: Vec<_> =
+            (0..wants).map(|_| Want { optional: dice.chance(30), refresh: None }).collect();
         let epoch = Lifecycle::new(policy, wanted, moment(0), moment(10_000));
         let stop_ms = 5_000 + dice.below(120_000);
         let (answers, last_attempt) = (Vec::new(), BTreeMap::new());
@@ -268,6 +269,7 @@ impl World {
         let sent = self.now_ms;
         let (subject, kind) = match action {
             Action::Issue { request } => (Subject::Lease(*request), "issue"),
+            Action::Refresh { request } => (Subject::Lease(*request), "refresh"),
             Action::Login => (Subject::Token, "login"),
             Action::Renew { target, .. } => (target.subject(), "renew"),
             Action::Revoke { target } => (target.subject(), "revoke"),
@@ -352,7 +354,7 @@ impl World {
                 self.server.leases.remove(request)?;
                 Input::Revoked { subject }
             }
-            Action::Serve | Action::Withdraw => return None,
+            Action::Refresh { .. } | Action::Serve | Action::Withdraw => return None,
         })
     }
 }
@@ -362,7 +364,9 @@ fn about(input: &Input) -> Option<Subject> {
         Input::Failed { subject, .. }
         | Input::Renewed { subject, .. }
         | Input::Revoked { subject } => Some(*subject),
-        Input::Issued { request, .. } => Some(Subject::Lease(*request)),
+        Input::Issued { request, .. } | Input::Refreshed { request, .. } => {
+            Some(Subject::Lease(*request))
+        }
         Input::LoggedIn { .. } => Some(Subject::Token),
         Input::Stop { .. } => None,
     }

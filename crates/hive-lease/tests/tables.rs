@@ -46,8 +46,8 @@ fn logged_in(wants: &[Want], token_ttl_s: u64) -> Lifecycle {
     epoch
 }
 
-const REQUIRED: Want = Want { optional: false };
-const OPTIONAL: Want = Want { optional: true };
+const REQUIRED: Want = Want { optional: false, refresh: None };
+const OPTIONAL: Want = Want { optional: true, refresh: None };
 
 fn serving(token_ttl_s: u64, lease_ttl_s: u64) -> Lifecycle {
     let mut epoch = logged_in(&[REQUIRED], token_ttl_s);

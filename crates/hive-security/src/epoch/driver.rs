@@ -76,7 +76,8 @@ impl Driver {
         let (failure, watch_failure) = watch::channel(None);
         let origin = Instant::now();
         let now = Moment::after(Duration::ZERO);
-        let wants = requests.iter().map(|request| Want { optional: request.optional });
+        let wants =
+            requests.iter().map(|request| Want { optional: request.optional, ..Want::default() });
         let driver = Self {
             lifecycle: Lifecycle::new(policy(), wants, now, now + open_deadline),
             hand: Hand { vault, workload, role, origin },
@@ -122,6 +123,8 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Serve => self.announce(),
+            // No request of an epoch asks for it.
+            Action::Refresh { .. } => {}
             Action::Withdraw => drop(self.failure.send_replace(self.error())),
             Action::Login => drop(self.jobs.spawn(self.hand.clone().login())),
             Action::Issue { request } => {
