@@ -3,6 +3,7 @@
 //! Every test runs once in the right order, adopt, drain, revoke, in which nothing may fail; and once with the order
 //! reversed, in which something must: otherwise the load would prove nothing.
 
+mod deadpool_postgres;
 mod load;
 mod postgres;
 mod rotation;

@@ -42,6 +42,17 @@ impl Ledger {
         server(&self.postgres)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> (&str, u16) {
+        (&self.postgres.host, self.postgres.port)
+    }
+
+    /// How many entries were written.
+    pub(crate) async fn entries(&self) -> u64 {
+        let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM entries");
+        count.fetch_one(&self.root).await.expect("a count").try_into().expect("not below zero")
+    }
+
     /// Waits until all sessions are those of this user, or of the administrator: a session that was ended takes a moment.
     pub(crate) async fn only_sessions_of(&self, user: Option<&Credential>) {
         let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'hive' \
