@@ -4,6 +4,7 @@
 //! - [`vault`]: the HTTP API of Vault and OpenBao, with leases that truly end;
 //! - [`postgres`], [`redis`], [`kafka`], [`openbao`]: throw-away instances of the real ones, and [`tools`], where
 //!   their programs are;
+//! - [`proxy`]: stands before one of them, or before a real one, and loses, delays and spoils answers;
 //! - [`witness`]: tells a test which secrets these servers issued, so that it can search for them.
 //!
 //! Services find them where they would find the real ones, and cannot tell the difference. This crate deliberately
@@ -34,6 +35,7 @@ pub mod authority;
 pub mod kafka;
 pub mod openbao;
 pub mod postgres;
+pub mod proxy;
 pub mod redis;
 mod server;
 pub mod tools;

@@ -16,5 +16,6 @@ mod interop;
 mod interop_grpc;
 mod interop_rotation;
 mod issuer;
+mod proxy;
 mod standard;
 mod vault;
