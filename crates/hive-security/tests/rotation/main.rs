@@ -6,5 +6,7 @@
 mod deadpool_postgres;
 mod load;
 mod postgres;
+mod redis;
+mod redis_server;
 mod rotation;
 mod sqlx;
