@@ -1,19 +1,14 @@
 //! The decisions of one epoch. It shares the gate with other epochs of the same machine.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use crate::backoff::Roll;
 use crate::gate::Gate;
-use crate::grant::{Grant, LeaseId, Subject, Target, Want};
+use crate::grant::{LeaseId, Subject, Target, Want};
 use crate::index::Index;
-use crate::item::{Item, State, Stuck};
-use crate::message::{Action, Failure, Input, Reason, Report};
+use crate::item::{Item, State};
+use crate::message::{Action, Input, Reason, Report};
 use crate::moment::Moment;
 use crate::policy::Policy;
-
-/// A call that is not answered within this time will not be: the driver's own deadlines are shorter.
-const CALL_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
@@ -95,7 +90,7 @@ impl Core {
             }
             Input::Issued { request, sent, lease } => self.issued(now, request, sent, lease, gate),
             Input::LoggedIn { sent, grant } => self.logged_in(now, sent, grant, gate),
-            Input::Refreshed { request, sent } => self.refreshed(request, sent, gate),
+            Input::Refreshed { request, sent } => self.refreshed(now, request, sent, gate),
             Input::Renewed { subject, sent, grant } => {
                 self.renewed(now, subject, sent, grant, gate);
             }
@@ -172,268 +167,6 @@ impl Core {
     }
 }
 
-/// Opening and serving.
-impl Core {
-    fn logged_in(&mut self, now: Moment, sent: Moment, grant: Grant, gate: &mut Gate) {
-        if !self.answered(Subject::Token, gate) {
-            return;
-        }
-        gate.succeeded();
-        let (closing, kept) = (self.is_closing(), self.is_kept());
-        self.change(Subject::Token, |token, policy| {
-            token.hold(policy, None, sent, grant, kept);
-            if closing {
-                token.start_revocation(now);
-            }
-        });
-        if !closing {
-            self.change_all(|lease| lease.next = Some(now));
-        }
-    }
-
-    fn issued(
-        &mut self,
-        now: Moment,
-        request: usize,
-        sent: Moment,
-        lease: Option<(LeaseId, Grant)>,
-        gate: &mut Gate,
-    ) {
-        let subject = Subject::Lease(request);
-        if !self.answered(subject, gate) {
-            return;
-        }
-        gate.succeeded();
-        let (closing, kept) = (self.is_closing(), self.is_kept());
-        self.change(subject, |item, policy| {
-            match lease {
-                Some((id, grant)) => item.hold(policy, Some(id), sent, grant, kept),
-                None => item.read(policy, sent, kept),
-            }
-            if closing {
-                item.start_revocation(now);
-            }
-        });
-    }
-
-    fn refreshed(&mut self, request: usize, sent: Moment, gate: &mut Gate) {
-        let subject = Subject::Lease(request);
-        if !self.answered(subject, gate) {
-            return;
-        }
-        gate.succeeded();
-        let (closing, kept) = (self.is_closing(), self.is_kept());
-        self.change(subject, |item, policy| {
-            if item.state == State::Leaseless && !closing {
-                item.read(policy, sent, kept);
-            }
-        });
-    }
-
-    fn renewed(
-        &mut self,
-        now: Moment,
-        subject: Subject,
-        sent: Moment,
-        grant: Grant,
-        gate: &mut Gate,
-    ) {
-        if !self.answered(subject, gate) {
-            return;
-        }
-        gate.succeeded();
-        let (closing, kept) = (self.is_closing(), self.is_kept());
-        self.change(subject, |item, policy| {
-            if item.state == State::Held {
-                item.extend(policy, sent, grant, kept);
-            }
-            if closing {
-                item.start_revocation(now);
-            }
-        });
-    }
-
-    fn failed(
-        &mut self,
-        now: Moment,
-        subject: Subject,
-        failure: Failure,
-        roll: Roll,
-        gate: &mut Gate,
-    ) {
-        if !self.answered(subject, gate) {
-            return;
-        }
-        let Some(state) = self.peek(subject).map(|item| item.state) else { return };
-        match (state, self.is_closing()) {
-            (State::Wanted, false) => self.not_issued(now, subject, failure, roll, gate),
-            (State::Wanted, true) => {
-                self.change(subject, |item, _| item.settle(after_stop(failure)));
-            }
-            (State::Held, false) => self.not_renewed(now, subject, failure, roll, gate),
-            (State::Held, true) => self.not_revoked(now, subject, failure, roll),
-            (State::Leaseless, false) => self.not_refreshed(now, subject, failure, roll),
-            _ => {}
-        }
-    }
-
-    fn not_issued(
-        &mut self,
-        now: Moment,
-        subject: Subject,
-        failure: Failure,
-        roll: Roll,
-        gate: &mut Gate,
-    ) {
-        let reason = self.change(subject, |item, policy| {
-            let reason = match failure {
-                Failure::Transient { wait } => {
-                    item.put_off(policy, now, roll, wait);
-                    return None;
-                }
-                Failure::Absent if item.want.optional => {
-                    item.settle(State::Absent);
-                    return None;
-                }
-                Failure::Absent => Reason::Missing(subject),
-                Failure::Denied | Failure::Gone => Reason::Refused(subject),
-                Failure::Uncertain => Reason::Uncertain(subject),
-            };
-            item.settle(after_stop(failure));
-            Some(reason)
-        });
-        if let Some(reason) = reason.flatten() {
-            self.fail(now, reason, gate);
-        }
-    }
-
-    fn not_renewed(
-        &mut self,
-        now: Moment,
-        subject: Subject,
-        failure: Failure,
-        roll: Roll,
-        gate: &mut Gate,
-    ) {
-        self.change(subject, |item, policy| match failure {
-            Failure::Transient { wait } => item.put_off(policy, now, roll, wait),
-            Failure::Uncertain => {
-                item.may_have_been_extended(now);
-                item.put_off(policy, now, roll, None);
-            }
-            // It still lives as long as was promised; asking again would change nothing.
-            Failure::Absent | Failure::Denied => item.give_up_renewing(policy, now, Stuck::Denied),
-            Failure::Gone => item.give_up_renewing(policy, now, Stuck::Gone),
-        });
-        if failure == Failure::Gone {
-            self.gone(now, subject, gate);
-        }
-    }
-
-    /// What else was issued may still be good: an epoch that will be replaced serves on until then.
-    fn gone(&mut self, now: Moment, subject: Subject, gate: &mut Gate) {
-        let reason = Reason::Gone(subject);
-        if self.phase != Phase::Serving || self.care == Care::Alone {
-            self.change(subject, |item, _| item.settle(State::Absent));
-            return self.fail(now, reason, gate);
-        }
-        self.reason = self.reason.or(Some(reason));
-        if subject == Subject::Token {
-            self.change_all(|lease| lease.next = None);
-        }
-    }
-
-    fn not_refreshed(&mut self, now: Moment, subject: Subject, failure: Failure, roll: Roll) {
-        self.change(subject, |item, policy| match failure {
-            Failure::Transient { wait } => item.put_off(policy, now, roll, wait),
-            Failure::Uncertain => item.put_off(policy, now, roll, None),
-            Failure::Absent | Failure::Denied | Failure::Gone => {
-                item.give_up_renewing(policy, now, Stuck::Denied);
-            }
-        });
-    }
-
-    /// Starts what is due: logging in, issuing, renewing.
-    fn ask(&mut self, now: Moment, gate: &mut Gate) {
-        while let Some((place, is_retry)) = self.index.next_due(now, gate) {
-            let subject = self.subject(place);
-            self.begin(now, subject, is_retry, gate);
-            let action = self.next_action(subject);
-            self.actions.extend(action);
-        }
-        if matches!(self.phase, Phase::Opening { .. }) && self.index.wanted == 0 {
-            self.phase = Phase::Serving;
-            self.actions.push_back(Action::Serve);
-        }
-    }
-
-    fn next_action(&self, subject: Subject) -> Option<Action> {
-        let item = self.peek(subject)?;
-        match (subject, item.state) {
-            (Subject::Token, State::Wanted) => Some(Action::Login),
-            (Subject::Lease(request), State::Wanted) => Some(Action::Issue { request }),
-            (Subject::Lease(request), State::Leaseless) => Some(Action::Refresh { request }),
-            _ => self.target(subject).map(|target| Action::Renew { target, ask: item.asked }),
-        }
-    }
-
-    pub(crate) fn begin(&mut self, now: Moment, subject: Subject, is_retry: bool, gate: &mut Gate) {
-        gate.enter(now, is_retry);
-        self.in_flight += 1;
-        self.change(subject, |item, _| item.begin(now + CALL_WITHIN));
-    }
-
-    /// Whether something about it was asked at all.
-    pub(crate) fn answered(&mut self, subject: Subject, gate: &mut Gate) -> bool {
-        let was_busy = self.change(subject, |item, _| item.busy.take().is_some());
-        let was_busy = was_busy.unwrap_or(false);
-        self.in_flight -= usize::from(was_busy);
-        gate.leave(usize::from(was_busy));
-        was_busy
-    }
-
-    fn fail(&mut self, now: Moment, reason: Reason, gate: &mut Gate) {
-        let serving = self.phase == Phase::Serving;
-        self.reason = self.reason.or(Some(reason));
-        if serving && self.care == Care::Kept {
-            self.phase = Phase::Ended;
-            return self.forget_unstarted(gate);
-        }
-        let announced = !self.actions.contains(&Action::Serve);
-        self.close_by(now, now + self.policy.closing_limit(), gate);
-        if serving && announced {
-            self.actions.push_front(Action::Withdraw);
-        }
-    }
-
-    pub(crate) fn expire(&mut self, now: Moment, gate: &mut Gate) {
-        while let Some(place) = self.index.next_overdue_call(now) {
-            let subject = self.subject(place);
-            let roll = self.peek(subject).map_or(0.5, |item| (item.fraction - 0.5) / 0.15);
-            self.failed(now, subject, Failure::Uncertain, Roll::new(roll), gate);
-        }
-        match self.phase {
-            Phase::Opening { by } if by <= now => self.fail(now, Reason::TooLate, gate),
-            Phase::Opening { .. } | Phase::Serving => {
-                if let Some(place) = self.index.next_ended(now) {
-                    self.fail(now, self.why(self.subject(place)), gate);
-                }
-            }
-            Phase::Closing { by, hurry } => self.expire_while_closing(now, by, hurry, gate),
-            Phase::Ended | Phase::Done => {}
-        }
-    }
-
-    fn why(&self, subject: Subject) -> Reason {
-        match self.peek(subject).and_then(|item| item.stuck) {
-            Some(Stuck::Capped) => Reason::MaxTtl(subject),
-            Some(Stuck::Denied) => Reason::Denied(subject),
-            Some(Stuck::Gone) => Reason::Gone(subject),
-            None => Reason::Expired(subject),
-        }
-    }
-}
-
 /// Finding things.
 impl Core {
     pub(crate) fn is_closing(&self) -> bool {
@@ -448,7 +181,7 @@ impl Core {
         self.leases.iter().chain([&self.token])
     }
 
-    fn subject(&self, place: u32) -> Subject {
+    pub(crate) fn subject(&self, place: u32) -> Subject {
         let request = place as usize;
         if request < self.leases.len() { Subject::Lease(request) } else { Subject::Token }
     }
@@ -510,11 +243,6 @@ impl Core {
         let token = self.place(Subject::Token);
         self.index.insert(token, self.token.marks(true, closing));
     }
-}
-
-/// What remains of a request that failed for good.
-fn after_stop(failure: Failure) -> State {
-    if failure == Failure::Uncertain { State::Uncertain } else { State::Absent }
 }
 
 fn earliest<const N: usize>(moments: [Option<Moment>; N]) -> Option<Moment> {

@@ -27,9 +27,18 @@ pub(crate) enum State {
 /// A promise on our clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Term {
+    pub(crate) sent: Moment,
+    /// From here on it is surely gone.
     pub(crate) expires: Moment,
     /// From here on it is not used any more.
     pub(crate) hard_expiry: Moment,
+}
+
+/// When something was asked, and when the answer came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) sent: Moment,
+    pub(crate) now: Moment,
 }
 
 /// Why a promise is not renewed any more.
@@ -114,7 +123,7 @@ impl Item {
         &mut self,
         policy: &Policy,
         id: Option<LeaseId>,
-        sent: Moment,
+        times: Times,
         grant: Grant,
         is_kept: bool,
     ) {
@@ -123,21 +132,24 @@ impl Item {
         self.asked = grant.ttl;
         self.backoff.reset();
         if self.id.is_some() || grant.ttl > Duration::ZERO {
-            self.extend(policy, sent, grant, is_kept);
+            self.extend(policy, times, grant, is_kept);
         }
     }
 
-    /// The clock starts when the request was sent: the issuer's cannot have started before.
-    pub(crate) fn extend(&mut self, policy: &Policy, sent: Moment, grant: Grant, is_kept: bool) {
+    /// A promise, or a new one for the same thing.
+    pub(crate) fn extend(&mut self, policy: &Policy, times: Times, grant: Grant, is_kept: bool) {
+        let Times { sent, now } = times;
         let ttl = grant.ttl;
         if !grant.renewable || policy.is_capped(ttl, self.asked) {
             self.stuck = self.stuck.or(Some(Stuck::Capped));
         }
-        self.term = Some(Term { expires: sent + ttl, hard_expiry: sent + policy.usable(ttl) });
+        // The issuer's clock started between the two. It is used until the earliest end, and there until the latest.
+        let expires = now + ttl + policy.margin(ttl);
+        self.term = Some(Term { sent, expires, hard_expiry: sent + policy.usable(ttl) });
         self.backoff.reset();
         let renews = self.stuck.is_none() && !(is_kept && policy.is_brief(ttl));
-        let renewal = policy.renew_after(ttl, self.fraction).max(policy.backoff_floor);
-        self.next = renews.then(|| sent + renewal);
+        let renewal = sent + policy.renew_after(ttl, self.fraction);
+        self.next = renews.then(|| renewal.max(now + policy.backoff_floor));
         self.replace = is_kept.then(|| {
             let after = if renews {
                 policy.replace_unrenewed_after(ttl)
@@ -149,14 +161,16 @@ impl Item {
     }
 
     /// It was read, and has no lease.
-    pub(crate) fn read(&mut self, policy: &Policy, sent: Moment, is_kept: bool) {
+    pub(crate) fn read(&mut self, policy: &Policy, times: Times, is_kept: bool) {
+        let Times { sent, now } = times;
         self.state = State::Leaseless;
         self.next = None;
         self.backoff.reset();
         let Some(Refresh { every, stale_after }) = self.want.refresh else { return };
         let end = sent + stale_after;
-        self.term = Some(Term { expires: end, hard_expiry: end });
-        self.next = Some(sent + every.mul_f64(self.spread()).max(policy.backoff_floor));
+        self.term = Some(Term { sent, expires: end, hard_expiry: end });
+        let again = sent + every.mul_f64(self.spread());
+        self.next = Some(again.max(now + policy.backoff_floor));
         self.replace = is_kept.then(|| sent + stale_after.mul_f64(self.fraction));
     }
 
@@ -180,8 +194,7 @@ impl Item {
         if stuck == Stuck::Gone {
             self.replace = Some(now);
         } else if let Some(term) = self.term.filter(|_| self.state == State::Held) {
-            let sent = term.expires - self.asked;
-            let early = sent + policy.replace_after(self.asked, self.fraction);
+            let early = term.sent + policy.replace_after(self.asked, self.fraction);
             self.replace = self.replace.map(|late| late.min(early));
         }
     }

@@ -48,6 +48,7 @@ mod item;
 mod lifecycle;
 mod message;
 mod moment;
+mod opening;
 mod policy;
 mod rotation;
 

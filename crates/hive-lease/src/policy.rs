@@ -169,7 +169,12 @@ impl Policy {
 
     /// How long a promise is relied on: two clocks and a journey lie between us and its issuer.
     pub(crate) fn usable(&self, ttl: Duration) -> Duration {
-        ttl.saturating_sub(Duration::from_secs(2).max(ttl / 100))
+        ttl.saturating_sub(self.margin(ttl))
+    }
+
+    /// By how much two clocks may disagree in this time.
+    pub(crate) fn margin(&self, ttl: Duration) -> Duration {
+        Duration::from_secs(2).max(ttl / 100)
     }
 
     /// When to renew, counted from the request. A promise of a few seconds is renewed while it is still relied on.

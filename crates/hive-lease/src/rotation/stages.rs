@@ -164,7 +164,9 @@ impl Rotation {
         let by = self.stop.unwrap_or(now + RETIRE_WITHIN);
         let epoch = &mut self.epochs[place];
         epoch.stage = Stage::Closing;
-        epoch.core.close_by(now, by, &mut self.gate);
+        if epoch.core.phase != Phase::Done {
+            epoch.core.close_by(now, by, &mut self.gate);
+        }
     }
 
     pub(super) fn stop(&mut self, now: Moment, by: Moment) {
@@ -179,10 +181,7 @@ impl Rotation {
                 Stage::Opening | Stage::Probing { .. } => self.retire(now, place),
                 Stage::Active | Stage::Adopting { .. } => self.drain(place, half),
                 Stage::Draining { by, .. } => *by = half.min(*by),
-                Stage::Closing => {
-                    let epoch = &mut self.epochs[place];
-                    epoch.core.close_by(now, by, &mut self.gate);
-                }
+                Stage::Closing => self.retire(now, place),
             }
         }
     }
@@ -256,7 +255,7 @@ impl Rotation {
         match &epoch.stage {
             Stage::Opening if phase == Phase::Serving => self.probe(now, place),
             Stage::Opening if matches!(phase, Phase::Closing { .. } | Phase::Done) => {
-                self.epochs[place].stage = Stage::Closing;
+                self.retire(now, place);
                 self.opening_failed(now, reason);
             }
             Stage::Probing { .. } if has_ended => {
