@@ -42,26 +42,31 @@ struct Line<'a> {
 }
 
 /// The open log.
-pub(super) struct Audit {
+pub(super) struct Audit(Option<Log>);
+
+struct Log {
     path: PathBuf,
     file: Mutex<File>,
 }
 
 impl Audit {
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    /// Appends to a file; without one, nothing is written.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, Error> {
+        let Some(path) = path else { return Ok(Self(None)) };
         let failed = |source| Error::Audit { path: path.to_owned(), source };
         let file =
             OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file) })
+        Ok(Self(Some(Log { path: path.to_owned(), file: Mutex::new(file) })))
     }
 
     /// Writes one line. As in Vault, what cannot be audited must not be answered.
     pub(super) fn write(&self, entry: &Entry) -> Result<(), Error> {
-        let failed = |source| Error::Audit { path: self.path.clone(), source };
+        let Some(log) = &self.0 else { return Ok(()) };
+        let failed = |source| Error::Audit { path: log.path.clone(), source };
         let line = Line { time: clock::rfc3339(SystemTime::now()), entry };
         let mut text = serde_json::to_vec(&line).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text).map_err(failed)
+        log.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text).map_err(failed)
     }
 
     /// Notes what happened by itself. The lease has ended whether or not the disk is full.

@@ -35,21 +35,52 @@ pub(super) fn duration_text(duration: Duration) -> String {
     text
 }
 
-/// A whole number of seconds, or text such as `90s`, `15m`, `1h`.
+/// A whole number of seconds, or text such as `90s`, `15m`, `1h30m`, `2d`.
 pub(super) fn parse_duration(value: &serde_json::Value) -> Option<Duration> {
     if let Some(seconds) = value.as_u64() {
         return Some(Duration::from_secs(seconds));
     }
     let text = value.as_str()?;
-    let (number, unit) =
-        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        total = total.checked_add(duration_of(number.parse().ok()?, unit)?)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+fn duration_of(number: u64, unit: &str) -> Option<Duration> {
     let factor = match unit {
-        "" | "s" => 1,
+        "ms" => return Some(Duration::from_millis(number)),
+        "s" => 1,
         "m" => 60,
         "h" => 3600,
+        "d" => 86_400,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(factor).map(Duration::from_secs)
+    number.checked_mul(factor).map(Duration::from_secs)
+}
+
+/// `1h0m0s`, `0s`: as Go prints a duration.
+pub(super) fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 type Triple = (u64, u64, u64);
@@ -96,6 +127,8 @@ mod tests {
             (json!("90s"), 90, "1m30s"),
             (json!("1h"), 3600, "1h"),
             (json!("0s"), 0, "0s"),
+            (json!("1h30m"), 5400, "1h30m"),
+            (json!("1d"), 86_400, "24h"),
         ];
         for (given, seconds, text) in table {
             let duration = Duration::from_secs(seconds);
@@ -105,7 +138,7 @@ mod tests {
             );
         }
         assert!(
-            [json!("1d"), json!(-1), json!("h"), json!(null)]
+            [json!("1x"), json!(-1), json!(""), json!("-1h"), json!("h"), json!(null)]
                 .iter()
                 .all(|odd| parse_duration(odd).is_none())
         );

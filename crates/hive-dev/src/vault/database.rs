@@ -3,11 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::{Map, Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use zeroize::Zeroizing;
 
+use super::core::Lease;
+use super::engine::{Ask, Engine};
+use super::fields;
+use super::reply::{Fault, Reply};
+use super::routes::Verb;
 use super::setup::{Database, DatabaseRole};
+use super::terms::Terms;
 use super::{Error, clock, reply};
 
 /// PostgreSQL takes DDL on roles one at a time anyway; a few connections keep renewals from waiting for revocations.
@@ -17,15 +25,59 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const ROLE_SHOWN_MAX: usize = 8;
 
 /// A connected engine.
-pub(super) struct Engine {
+#[derive(Clone)]
+pub(super) struct Databases {
     pool: PgPool,
     roles: BTreeMap<String, DatabaseRole>,
 }
 
 /// A login that is about to be created.
-pub(super) struct NewLogin {
-    pub(super) username: String,
-    pub(super) password: Zeroizing<String>,
+struct NewLogin {
+    username: String,
+    password: Zeroizing<String>,
+}
+
+impl Engine for Databases {
+    fn handle<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Reply, Fault>> {
+        async move {
+            match (ask.verb(), ask.below("creds/")) {
+                (Verb::Read, Some(name)) => self.issue(&ask, name).await,
+                (_, Some(_)) => Err(Fault::unsupported()),
+                _ => Err(Fault::unsupported_path()),
+            }
+        }
+        .boxed()
+    }
+
+    fn renew<'a>(
+        &'a self,
+        lease: &'a Lease,
+        expires: SystemTime,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let (_, username) = login_of(lease);
+            self.extend(username, expires).await.map_err(|failure| failure.to_string())
+        }
+        .boxed()
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let (role, username) = login_of(lease);
+            self.drop_role(role, username).await.map_err(|failure| failure.to_string())
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.pool.close().boxed()
+    }
+}
+
+/// The role and the name of the login that a lease stands for.
+fn login_of(lease: &Lease) -> (&str, &str) {
+    let text = |member| fields::text(&lease.data, member).unwrap_or_default();
+    (text("role"), text("username"))
 }
 
 /// PostgreSQL refused; its message may quote the statement, so only the code is kept.
@@ -33,7 +85,7 @@ pub(super) struct NewLogin {
 #[error("{0}")]
 pub(super) struct Failure(String);
 
-impl Engine {
+impl Databases {
     pub(super) async fn connect(setup: Database) -> Result<Self, Error> {
         let failed = |why: Failure| Error::Database {
             host: setup.host.clone(),
@@ -60,24 +112,49 @@ impl Engine {
         Ok(Self { pool, roles: setup.roles })
     }
 
-    pub(super) fn role(&self, name: &str) -> Option<&DatabaseRole> {
-        self.roles.get(name)
+    /// `creds/<role>`: a new login and the lease it lives by.
+    async fn issue(&self, ask: &Ask<'_>, name: &str) -> Result<Reply, Fault> {
+        let unknown = || Fault::new(400, format!("unknown role: {name}"));
+        let role = self.roles.get(name).ok_or_else(unknown)?;
+        let login = Self::new_login(name, ask.wall());
+        ask.witness("db-password", &login.password).await?;
+        let seconds = Duration::from_secs;
+        let terms = Terms {
+            ttl: seconds(role.default_ttl_s),
+            max_ttl: seconds(role.max_ttl_s),
+            renewable: true,
+        };
+        let data = json!({ "role": name, "username": login.username });
+        let data = data.as_object().cloned().unwrap_or_else(Map::new);
+        let (own, name) = (self.clone(), name.to_owned());
+        let make = |expires| async move { own.make(&name, &login, expires).await };
+        ask.lease(terms, data, make).await
+    }
+
+    async fn make(
+        &self,
+        role: &str,
+        login: &NewLogin,
+        expires: SystemTime,
+    ) -> Result<Value, Fault> {
+        let failed = |failure| Fault::listed(500, &format!("failed to create the role: {failure}"));
+        self.create(role, login, expires).await.map_err(failed)?;
+        Ok(json!({ "username": login.username, "password": login.password.as_str() }))
     }
 
     /// A fresh name and password, by Vault's pattern.
-    pub(super) fn new_login(role: &str) -> NewLogin {
+    fn new_login(role: &str, now: SystemTime) -> NewLogin {
         let shown: String = role
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
             .take(ROLE_SHOWN_MAX)
             .collect();
-        let unix =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let unix = clock::unix(now);
         let username = format!("v-jwt-{shown}-{}-{unix}", reply::random_text(20));
         NewLogin { username, password: Zeroizing::new(reply::random_text(24)) }
     }
 
-    pub(super) async fn create(
+    async fn create(
         &self,
         role: &str,
         login: &NewLogin,
@@ -96,14 +173,14 @@ impl Engine {
         .await
     }
 
-    pub(super) async fn renew(&self, username: &str, expires: SystemTime) -> Result<(), Failure> {
+    async fn extend(&self, username: &str, expires: SystemTime) -> Result<(), Failure> {
         let statement =
             format!("ALTER ROLE {} VALID UNTIL '{}'", quoted(username), clock::sql(expires));
         run(&self.pool, &[statement], &|text| text.to_owned()).await
     }
 
     /// Cuts the role's sessions and drops it. A role that is gone already is no error.
-    pub(super) async fn revoke(&self, role: &str, username: &str) -> Result<(), Failure> {
+    async fn drop_role(&self, role: &str, username: &str) -> Result<(), Failure> {
         let known = sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1").bind(username);
         if known.fetch_optional(&self.pool).await?.is_none() {
             return Ok(());
@@ -129,10 +206,6 @@ impl Engine {
             text.replace("{{name}}", username).replace("{{username}}", username)
         })
         .await
-    }
-
-    pub(super) async fn close(&self) {
-        self.pool.close().await;
     }
 }
 

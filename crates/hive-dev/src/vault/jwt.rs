@@ -1,274 +1,348 @@
-//! Verifies the JWT of a login against the authority's keys, fetched over HTTP and again for a key that is not known.
+//! The auth method `jwt`: who can show a JWT of the right authority, for us, with the right claims, may log in.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::signature::{RsaPublicKeyComponents, UnparsedPublicKey};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
-use tokio::sync::Mutex;
+use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::{Map, Value, json};
 
-use super::Error;
-use crate::algorithms;
+use super::engine::{Ask, Engine, Login};
+use super::fields;
+use super::jwt_claims::{Claims, Demands, Leeway, audiences, check, check_bound, find};
+use super::jwt_keys::Keys;
+use super::reply::{Fault, Reply};
+use super::routes::Verb;
+use super::setup::JwtRole;
+use super::terms::TokenTerms;
+use super::tokens::object;
 
-/// Clocks differ; Vault allows as much.
-const LEEWAY: Duration = Duration::from_secs(60);
-const FETCH_DEADLINE: Duration = Duration::from_secs(5);
-/// A caller with made-up key ids shall not make us ask the authority each time.
-const REFETCH_GAP: Duration = Duration::from_millis(200);
-const JWKS_MAX_BYTES: usize = 1 << 20;
-const KEYS_MAX: usize = 64;
-
-/// What a verified token says.
-#[derive(Debug, Deserialize)]
-pub(super) struct Claims {
-    pub(super) sub: String,
-    aud: Audiences,
-    exp: f64,
-    #[serde(default)]
-    nbf: Option<f64>,
-    #[serde(default)]
-    iat: Option<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Audiences {
-    Many(Vec<String>),
-    One(String),
-}
-
-impl Claims {
-    pub(super) fn has_audience(&self, bound: &[String]) -> bool {
-        match &self.aud {
-            Audiences::Many(given) => given.iter().any(|audience| bound.contains(audience)),
-            Audiences::One(given) => bound.contains(given),
-        }
-    }
-
-    fn check_times(&self, now: SystemTime) -> Result<(), &'static str> {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let leeway = LEEWAY.as_secs_f64();
-        let begins = self.nbf.unwrap_or(f64::MIN).max(self.iat.unwrap_or(f64::MIN));
-        match () {
-            () if !self.exp.is_finite() || now > self.exp + leeway => Err("token is expired"),
-            () if now + leeway < begins => Err("token not yet valid"),
-            () => Ok(()),
-        }
-    }
-}
-
-/// Why a token was not accepted.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Refusal {
-    /// The authority does not give us its keys: no fault of the token's.
-    NoKeys,
-    /// The token itself.
-    Token(&'static str),
-}
-
-/// The authority's keys.
-pub(super) struct Verifier {
-    jwks_url: String,
-    http: reqwest::Client,
-    cache: Mutex<Cache>,
-}
+/// One mount of the method.
+#[derive(Default)]
+pub(super) struct Jwt(Mutex<State>);
 
 #[derive(Default)]
-struct Cache {
-    keys: Vec<Jwk>,
-    fetched_at: Option<Instant>,
+struct State {
+    config: Option<Arc<Config>>,
+    roles: BTreeMap<String, Role>,
 }
 
-#[derive(Clone, Deserialize)]
-struct Jwk {
-    kty: String,
-    #[serde(default)]
-    kid: Option<String>,
-    #[serde(default, rename = "use")]
-    purpose: Option<String>,
-    #[serde(default)]
-    crv: Option<String>,
-    #[serde(default)]
-    x: Option<String>,
-    #[serde(default)]
-    y: Option<String>,
-    #[serde(default)]
-    n: Option<String>,
-    #[serde(default)]
-    e: Option<String>,
+struct Config {
+    keys: Keys,
+    issuer: String,
+    algorithms: Vec<String>,
+    default_role: String,
+    jwks_url: String,
+    pems: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Jwks {
-    keys: Vec<Jwk>,
+#[derive(Clone, Default)]
+struct Role {
+    audiences: Vec<String>,
+    subject: String,
+    claims: Option<Claims>,
+    globs: bool,
+    mappings: BTreeMap<String, String>,
+    user_claim: String,
+    groups_claim: String,
+    leeway: Leeway,
+    terms: TokenTerms,
 }
 
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    #[serde(default)]
-    kid: Option<String>,
-}
-
-impl Verifier {
-    pub(super) fn new(jwks_url: &str) -> Result<Self, Error> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(no_tls().ok_or(Error::Client)?)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(FETCH_DEADLINE)
-            .build()
-            .map_err(|_| Error::Client)?;
-        Ok(Self { jwks_url: jwks_url.to_owned(), http, cache: Mutex::default() })
+impl Engine for Jwt {
+    fn is_open(&self, path: &str) -> bool {
+        path == "login"
     }
 
-    /// The claims of a token that one of the keys signed and whose time has come and not gone.
-    pub(super) async fn verify(&self, token: &str) -> Result<Claims, Refusal> {
-        let parts: Vec<_> = token.split('.').collect();
-        let [header, claims, signature] = parts[..] else {
-            return Err(Refusal::Token("compact JWS format must have three parts"));
-        };
-        let signed = &token[..header.len() + 1 + claims.len()];
-        let header: Header =
-            decode_json(header).ok_or(Refusal::Token("the header cannot be read"))?;
-        let signature = URL_SAFE_NO_PAD
-            .decode(signature)
-            .map_err(|_| Refusal::Token("the signature cannot be read"))?;
-        let keys = self.keys(header.kid.as_deref()).await?;
-        if !keys.iter().any(|key| key.verifies(&header.alg, signed.as_bytes(), &signature)) {
-            return Err(Refusal::Token("no known key successfully validated the token signature"));
-        }
-        let claims: Claims =
-            decode_json(claims).ok_or(Refusal::Token("sub, aud and exp are required"))?;
-        claims.check_times(SystemTime::now()).map_err(Refusal::Token)?;
-        Ok(claims)
-    }
-
-    async fn keys(&self, kid: Option<&str>) -> Result<Vec<Jwk>, Refusal> {
-        let mut cache = self.cache.lock().await;
-        let matching = |keys: &[Jwk]| -> Vec<Jwk> {
-            let fits = |key: &&Jwk| kid.is_none() || key.kid.as_deref() == kid;
-            keys.iter().filter(fits).cloned().collect()
-        };
-        let known = matching(&cache.keys);
-        let fresh = cache.fetched_at.is_some_and(|at| at.elapsed() < REFETCH_GAP);
-        if !known.is_empty() || fresh {
-            return Ok(known);
-        }
-        cache.keys = self.fetch().await.ok_or(Refusal::NoKeys)?;
-        cache.fetched_at = Some(Instant::now());
-        Ok(matching(&cache.keys))
-    }
-
-    async fn fetch(&self) -> Option<Vec<Jwk>> {
-        let mut response =
-            self.http.get(&self.jwks_url).send().await.ok()?.error_for_status().ok()?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.ok()? {
-            body.extend_from_slice(&chunk);
-            if body.len() > JWKS_MAX_BYTES {
-                return None;
+    fn handle<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Reply, Fault>> {
+        async move {
+            match (ask.verb(), ask.path.trim_end_matches('/')) {
+                (Verb::Write, "login") => self.login(&ask).await,
+                (_, "login") => Err(Fault::new(405, "unsupported operation")),
+                (Verb::Read, "config") => {
+                    self.config().as_deref().ok_or_else(Fault::no_value).map(shown)
+                }
+                (Verb::Write, "config") => self.configure(&ask).await,
+                (Verb::List, "role") => Reply::keys(self.state().roles.keys().cloned()),
+                _ => match ask.below("role/") {
+                    Some(name) => self.role(&ask, name),
+                    None => Err(Fault::unsupported_path()),
+                },
             }
         }
-        let jwks: Jwks = serde_json::from_slice(&body).ok()?;
-        Some(jwks.keys.into_iter().filter(Jwk::signs_tokens).take(KEYS_MAX).collect())
+        .boxed()
     }
 }
 
-impl Jwk {
-    /// A SPIFFE bundle also holds the keys that sign certificates; those may not sign tokens.
-    fn signs_tokens(&self) -> bool {
-        self.purpose.as_deref().is_none_or(|purpose| purpose == "jwt-svid" || purpose == "sig")
-    }
-
-    fn verifies(&self, alg: &str, message: &[u8], signature: &[u8]) -> bool {
-        match self.kty.as_str() {
-            "EC" => self.verifies_ec(alg, message, signature).is_some(),
-            "RSA" => self.verifies_rsa(alg, message, signature).is_some(),
-            _ => false,
-        }
-    }
-
-    fn verifies_ec(&self, alg: &str, message: &[u8], signature: &[u8]) -> Option<()> {
-        let curve = algorithms::curve(self.crv.as_deref()?).filter(|own| own.algorithm == alg)?;
-        let (x, y) = (decode(self.x.as_deref()?)?, decode(self.y.as_deref()?)?);
-        let point = curve.point(&x, &y)?;
-        UnparsedPublicKey::new(curve.verification, point).verify(message, signature).ok()
-    }
-
-    fn verifies_rsa(&self, alg: &str, message: &[u8], signature: &[u8]) -> Option<()> {
-        let parameters = algorithms::rsa(alg)?;
-        let (n, e) = (decode(self.n.as_deref()?)?, decode(self.e.as_deref()?)?);
-        RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).ok()
-    }
-}
-
-/// `*` stands for anything, slashes too: that is how Vault's bound claims of type `glob` work.
-pub(super) fn glob(pattern: &str, text: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(mut text) = text.strip_prefix(first) else { return false };
-    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
-    for part in middle.split('*') {
-        let Some(at) = text.find(part) else { return false };
-        text = &text[at + part.len()..];
-    }
-    text.ends_with(last)
-}
-
-/// The keys come over plain HTTP from loopback, but the client wants to know how it would speak TLS.
-fn no_tls() -> Option<rustls::ClientConfig> {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .ok()?;
-    Some(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
-}
-
-fn decode(text: &str) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text).ok()
-}
-
-fn decode_json<T: serde::de::DeserializeOwned>(part: &str) -> Option<T> {
-    serde_json::from_slice(&decode(part)?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_glob_crosses_slashes_and_is_anchored() {
-        let table = [
-            ("spiffe://d/ns/*/sa/app", "spiffe://d/ns/a/b/sa/app", true),
-            ("spiffe://d/ns/*/sa/app", "spiffe://d/ns/a/sa/apple", false),
-            ("spiffe://d/w/*", "spiffe://d/w/one", true),
-            ("spiffe://d/w/*", "spiffe://e/w/one", false),
-            ("spiffe://d/w", "spiffe://d/w", true),
-            ("a*b*c", "a1b2c", true),
-            ("a*b*c", "a1c2b", false),
-            ("*", "", true),
-            ("ab*ba", "aba", false),
-        ];
-        for (pattern, text, expected) in table {
-            assert_eq!(glob(pattern, text), expected, "{pattern} on {text}");
-        }
-    }
-
-    #[test]
-    fn times_are_checked_with_a_minute_of_leeway() {
-        let now = UNIX_EPOCH + Duration::from_secs(10_000);
-        let claims = |exp, nbf| Claims {
-            sub: String::new(),
-            aud: Audiences::One(String::new()),
-            exp,
-            nbf: Some(nbf),
-            iat: None,
+impl Jwt {
+    /// As a setup describes it: the keys are fetched when they are needed first.
+    pub(super) fn of(jwks_url: String, roles: BTreeMap<String, JwtRole>) -> Self {
+        let config = Config {
+            keys: Keys::url(&jwks_url),
+            issuer: String::new(),
+            algorithms: Vec::new(),
+            default_role: String::new(),
+            jwks_url,
+            pems: Vec::new(),
         };
-        assert!(claims(9_941.0, 0.0).check_times(now).is_ok());
-        assert!(claims(9_939.0, 0.0).check_times(now).is_err());
-        assert!(claims(20_000.0, 10_059.0).check_times(now).is_ok());
-        assert!(claims(20_000.0, 10_061.0).check_times(now).is_err());
-        assert!(claims(f64::NAN, 0.0).check_times(now).is_err());
+        let roles = roles.into_iter().map(|(name, role)| (name, Role::of(role))).collect();
+        Self(Mutex::new(State { config: Some(Arc::new(config)), roles }))
     }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> Option<Arc<Config>> {
+        self.state().config.clone()
+    }
+
+    /// Writing it, even as it was, forgets the keys that were fetched.
+    async fn configure(&self, ask: &Ask<'_>) -> Result<Reply, Fault> {
+        let url = ask.text("jwks_url").unwrap_or_default();
+        let pems = ask.strings("jwt_validation_pubkeys").unwrap_or_default();
+        let other = ["jwks_pairs", "oidc_discovery_url", "provider_config"];
+        let is_set = |name: &&str| {
+            ask.call.body.get(*name).is_some_and(|v| !v.is_null() && v != "" && *v != json!({}))
+        };
+        if let Some(name) = other.iter().find(|name| is_set(name)) {
+            let text = format!("'{name}' is not served by the development vault: use 'jwks_url'");
+            return Err(Fault::new(400, text));
+        }
+        if url.is_empty() == pems.is_empty() {
+            let text = "exactly one of 'jwt_validation_pubkeys', 'jwks_url', 'jwks_pairs', 'oidc_discovery_url', or 'provider_config' must be set";
+            return Err(Fault::new(400, text));
+        }
+        let keys = if url.is_empty() { Keys::fixed(&pems) } else { Some(Keys::url(url)) };
+        let text = "error parsing public key: data does not contain any valid public keys";
+        let keys = keys.ok_or_else(|| Fault::new(400, text))?;
+        if !keys.check().await {
+            return Err(Fault::new(400, "error checking jwks URL"));
+        }
+        let config = Config {
+            keys,
+            issuer: ask.text("bound_issuer").unwrap_or_default().to_owned(),
+            algorithms: ask.strings("jwt_supported_algs").unwrap_or_default(),
+            default_role: ask.text("default_role").unwrap_or_default().to_owned(),
+            jwks_url: url.to_owned(),
+            pems,
+        };
+        self.state().config = Some(Arc::new(config));
+        Ok(Reply::Empty)
+    }
+
+    fn role(&self, ask: &Ask<'_>, name: &str) -> Result<Reply, Fault> {
+        match ask.verb() {
+            Verb::Delete => {
+                self.state().roles.remove(name);
+                Ok(Reply::Empty)
+            }
+            Verb::Read => {
+                let role = self.state().roles.get(name).cloned();
+                role.ok_or_else(Fault::no_value).map(|role| role.shown())
+            }
+            Verb::Write => {
+                let mut role = self.state().roles.get(name).cloned();
+                let mut changed = role.take().unwrap_or_default();
+                changed.read(ask)?;
+                self.state().roles.insert(name.to_owned(), changed);
+                Ok(Reply::Empty)
+            }
+            _ => Err(Fault::unsupported()),
+        }
+    }
+
+    async fn login(&self, ask: &Ask<'_>) -> Result<Reply, Fault> {
+        let refused = |text: String| Fault::new(400, text);
+        let config = self.config();
+        let config = config.ok_or_else(|| refused("could not load configuration".to_owned()))?;
+        let name = ask.text("role").filter(|name| !name.is_empty()).unwrap_or(&config.default_role);
+        if name.is_empty() {
+            return Err(refused("missing role".to_owned()));
+        }
+        ask.note(|entry| entry.role = Some(name.to_owned()));
+        let jwt = ask.text("jwt").filter(|jwt| !jwt.is_empty());
+        let role = self.state().roles.get(name).cloned();
+        let role = role.ok_or_else(|| refused(format!("role {name:?} could not be found")))?;
+        let jwt = jwt.ok_or_else(|| refused("missing token".to_owned()))?;
+        let (claims, algorithm) = config.keys.verify(jwt).await.map_err(|why| {
+            refused(format!("error validating token: error verifying token signature: {why}"))
+        })?;
+        let subject = claims.get("sub").and_then(Value::as_str).map(str::to_owned);
+        ask.note(|entry| entry.spiffe_id.clone_from(&subject));
+        check(&claims, &algorithm, &role.demands(&config), ask.wall())
+            .map_err(|why| refused(format!("error validating token: {why}")))?;
+        role.vouch(name, &claims, subject).map(Reply::login)
+    }
+}
+
+impl Role {
+    fn of(role: JwtRole) -> Self {
+        let seconds = std::time::Duration::from_secs;
+        let claims = json!({ "sub": role.bound_claims_sub_glob });
+        Self {
+            audiences: role.bound_audiences,
+            claims: Some(object(claims)),
+            globs: true,
+            user_claim: "sub".to_owned(),
+            terms: TokenTerms {
+                policies: role.token_policies,
+                ttl: seconds(role.token_ttl_s),
+                max_ttl: seconds(role.token_max_ttl_s),
+                ..TokenTerms::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
+        let refused = |text: &str| Err(Fault::new(400, text));
+        match ask.text("role_type") {
+            Some("jwt") => {}
+            None | Some("" | "oidc") => {
+                return refused(
+                    "'allowed_redirect_uris' must be set if 'role_type' is 'oidc' or unspecified.",
+                );
+            }
+            Some(odd) => return refused(&format!("invalid 'role_type': {odd}")),
+        }
+        self.terms.read(ask)?;
+        self.audiences = ask.strings("bound_audiences").unwrap_or_else(|| self.audiences.clone());
+        let own = |member: &str, old: &str| ask.text(member).unwrap_or(old).to_owned();
+        self.subject = own("bound_subject", &self.subject);
+        self.user_claim = own("user_claim", &self.user_claim);
+        self.groups_claim = own("groups_claim", &self.groups_claim);
+        self.globs = match ask.text("bound_claims_type") {
+            None => self.globs,
+            Some("string") => false,
+            Some("glob") => true,
+            Some(odd) => return refused(&format!("invalid 'bound_claims_type': {odd}")),
+        };
+        if let Some(claims) = ask.call.body.get("bound_claims").filter(|claims| !claims.is_null()) {
+            self.claims = Some(object(claims.clone()));
+        }
+        if let Some(mappings) = fields::pairs(&ask.call.body, "claim_mappings") {
+            self.mappings = mappings.into_iter().collect();
+        }
+        let leeway = |member: &str, old: i64| {
+            Ok::<_, Fault>(
+                ask.number(member)
+                    .or_else(|_| {
+                        Ok(ask.duration(member)?.and_then(|own| i64::try_from(own.as_secs()).ok()))
+                    })?
+                    .unwrap_or(old),
+            )
+        };
+        self.leeway = Leeway {
+            skew: leeway("clock_skew_leeway", self.leeway.skew)?,
+            expiration: leeway("expiration_leeway", self.leeway.expiration)?,
+            not_before: leeway("not_before_leeway", self.leeway.not_before)?,
+        };
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.user_claim.is_empty() {
+            return Err(Fault::new(400, "a user claim must be defined on the role"));
+        }
+        let is_bound = !self.audiences.is_empty()
+            || !self.subject.is_empty()
+            || self.claims.as_ref().is_some_and(|claims| !claims.is_empty());
+        if !is_bound {
+            let text = "must have at least one bound constraint when creating/updating a role";
+            return Err(Fault::new(400, text));
+        }
+        Ok(())
+    }
+
+    fn demands<'a>(&'a self, config: &'a Config) -> Demands<'a> {
+        Demands {
+            issuer: &config.issuer,
+            subject: &self.subject,
+            audiences: &self.audiences,
+            algorithms: &config.algorithms,
+            leeway: self.leeway,
+        }
+    }
+
+    fn vouch(&self, name: &str, claims: &Claims, subject: Option<String>) -> Result<Login, Fault> {
+        let refused = |text: String| Fault::new(400, text);
+        if self.audiences.is_empty() && !audiences(claims).is_empty() {
+            let text = "audience claim found in JWT but no audiences bound to the role";
+            return Err(refused(text.to_owned()));
+        }
+        let claim = &self.user_claim;
+        let user = find(claims, claim)
+            .ok_or_else(|| refused(format!("claim {claim:?} not found in token")))?;
+        let text = || format!("claim {claim:?} could not be converted to string");
+        let user = user.as_str().ok_or_else(|| refused(text()))?;
+        let mut metadata = BTreeMap::from([("role".to_owned(), name.to_owned())]);
+        for (claim, key) in &self.mappings {
+            let Some(value) = find(claims, claim) else { continue };
+            let text = || format!("error converting claim '{claim}' to string");
+            let value = value.as_str().ok_or_else(|| refused(text()))?;
+            metadata.insert(key.clone(), value.to_owned());
+        }
+        if let Some(bound) = &self.claims {
+            check_bound(bound, self.globs, claims)
+                .map_err(|why| refused(format!("error validating claims: {why}")))?;
+        }
+        Ok(Login {
+            display_name: user.to_owned(),
+            alias: user.to_owned(),
+            metadata,
+            terms: self.terms.clone(),
+            spiffe_id: subject,
+            role: name.to_owned(),
+        })
+    }
+
+    fn shown(&self) -> Reply {
+        let list = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
+        let mappings = if self.mappings.is_empty() { Value::Null } else { json!(self.mappings) };
+        let mut facts = object(json!({
+            "allowed_redirect_uris": null,
+            "bound_audiences": list(&self.audiences),
+            "bound_claims": self.claims,
+            "bound_claims_type": if self.globs { "glob" } else { "string" },
+            "bound_subject": self.subject,
+            "callback_mode": "client",
+            "claim_mappings": mappings,
+            "clock_skew_leeway": self.leeway.skew,
+            "expiration_leeway": self.leeway.expiration,
+            "groups_claim": self.groups_claim,
+            "max_age": 0,
+            "not_before_leeway": self.leeway.not_before,
+            "oauth2_metadata": null,
+            "oidc_disable_confirmation": false,
+            "oidc_scopes": null,
+            "role_type": "jwt",
+            "token_policies_template_claims": false,
+            "user_claim": self.user_claim,
+            "user_claim_json_pointer": false,
+            "verbose_oidc_logging": false,
+        }));
+        self.terms.describe(&mut facts);
+        Reply::data(Value::Object(facts))
+    }
+}
+
+fn shown(config: &Config) -> Reply {
+    let nothing: Map<String, Value> = Map::new();
+    Reply::data(json!({
+        "bound_issuer": config.issuer,
+        "default_role": config.default_role,
+        "jwks_ca_pem": "",
+        "jwks_url": config.jwks_url,
+        "jwt_supported_algs": config.algorithms,
+        "jwt_validation_pubkeys": config.pems,
+        "namespace_in_state": true,
+        "oidc_client_id": "",
+        "oidc_discovery_ca_pem": "",
+        "oidc_discovery_url": "",
+        "oidc_response_mode": "",
+        "oidc_response_types": [],
+        "override_allowed_server_names": [],
+        "provider_config": nothing,
+        "status": "valid",
+    }))
 }

@@ -1,240 +1,213 @@
-//! KV version 2: every write is a version, deleting hides one, and destroying is for ever.
+//! The KV engines over the API: version 2, and version 1 where a mount does not ask for it.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Map, Value, json};
 
 use super::clock;
-use super::reply::Fault;
+use super::core::Core;
+use super::engine::{Ask, Engine};
+use super::fields;
+use super::kv_one::KvOne;
+use super::kv_store::{Description, Kv};
+use super::reply::{Fault, Reply};
+use super::routes::Verb;
 
-/// As many versions as Vault keeps by default.
-const VERSIONS_MAX: u64 = 10;
+/// The version that the options of a mount ask for.
+pub(super) fn engine(options: &Map<String, Value>) -> Arc<dyn Engine> {
+    match options.get("version").map(fields::shown).as_deref() {
+        Some("2") => Arc::new(KvTwo::default()),
+        _ => Arc::new(KvOne::default()),
+    }
+}
 
-/// One mount.
+/// KV version 2.
 #[derive(Default)]
-pub(super) struct Kv(BTreeMap<String, Secret>);
+pub(super) struct KvTwo(Mutex<Kv>);
 
-struct Secret {
-    created: SystemTime,
-    current: u64,
-    versions: BTreeMap<u64, Version>,
+impl KvTwo {
+    pub(super) fn kv(&self) -> MutexGuard<'_, Kv> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-struct Version {
-    created: SystemTime,
-    deleted: Option<SystemTime>,
-    /// None: destroyed.
-    fields: Option<Map<String, Value>>,
-}
-
-impl Kv {
-    /// The fields of a version, the current one for `None` and 0, with its metadata.
-    pub(super) fn read(&self, path: &str, version: Option<u64>) -> Result<Value, Fault> {
-        let secret = self.0.get(path).ok_or_else(Fault::no_value)?;
-        let number = version.filter(|number| *number != 0).unwrap_or(secret.current);
-        let version = secret.versions.get(&number).ok_or_else(Fault::no_value)?;
-        let metadata = version.metadata(number);
-        match &version.fields {
-            Some(fields) if version.deleted.is_none() => {
-                Ok(json!({ "data": fields, "metadata": metadata }))
-            }
-            _ => Err(Fault {
-                data: Some(json!({ "data": null, "metadata": metadata })),
-                ..Fault::no_value()
-            }),
-        }
+impl Engine for KvTwo {
+    fn exists(&self, _core: &Core, path: &str) -> bool {
+        let below = path.strip_prefix("data/").or_else(|| path.strip_prefix("metadata/"));
+        below.is_none_or(|path| self.kv().holds(path))
     }
 
-    /// Adds a version. `cas` demands that the current one has this number, 0 that there is none.
-    pub(super) fn write(
-        &mut self,
-        path: &str,
-        fields: Map<String, Value>,
-        cas: Option<u64>,
-        now: SystemTime,
-    ) -> Result<Value, Fault> {
-        let current = self.0.get(path).map_or(0, |secret| secret.current);
-        if cas.is_some_and(|expected| expected != current) {
-            return Err(Fault::new(
-                400,
-                "check-and-set parameter did not match the current version",
-            ));
-        }
-        let secret = self.0.entry(path.to_owned()).or_insert_with(|| Secret::new(now));
-        let version = Version { created: now, deleted: None, fields: Some(fields) };
-        let metadata = version.metadata(current + 1);
-        secret.current = current + 1;
-        secret.versions.insert(secret.current, version);
-        secret.versions.retain(|number, _| number + VERSIONS_MAX > current + 1);
-        Ok(metadata)
-    }
-
-    /// Hides versions; an empty list means the current one.
-    pub(super) fn delete(&mut self, path: &str, versions: &[u64], now: SystemTime) {
-        self.each(path, versions, |version| version.deleted = version.deleted.or(Some(now)));
-    }
-
-    pub(super) fn undelete(&mut self, path: &str, versions: &[u64]) {
-        self.each(path, versions, |version| version.deleted = None);
-    }
-
-    pub(super) fn destroy(&mut self, path: &str, versions: &[u64]) {
-        self.each(path, versions, |version| version.fields = None);
-    }
-
-    /// Forgets the secret and all its versions.
-    pub(super) fn forget(&mut self, path: &str) {
-        self.0.remove(path);
-    }
-
-    pub(super) fn metadata(&self, path: &str) -> Result<Value, Fault> {
-        let secret = self.0.get(path).ok_or_else(Fault::no_value)?;
-        let version = |(number, version): (&u64, &Version)| {
-            let Value::Object(mut all) = version.metadata(*number) else {
-                return (number.to_string(), Value::Null);
-            };
-            all.retain(|key, _| {
-                ["created_time", "deletion_time", "destroyed"].contains(&key.as_str())
-            });
-            (number.to_string(), Value::Object(all))
-        };
-        let versions: Map<_, _> = secret.versions.iter().map(version).collect();
-        let updated =
-            secret.versions.values().last().map_or(secret.created, |version| version.created);
-        Ok(json!({
-            "cas_required": false,
-            "created_time": clock::rfc3339(secret.created),
-            "current_version": secret.current,
-            "custom_metadata": null,
-            "delete_version_after": "0s",
-            "max_versions": 0,
-            "oldest_version": secret.versions.keys().next().copied().unwrap_or_default(),
-            "updated_time": clock::rfc3339(updated),
-            "versions": versions,
-        }))
-    }
-
-    /// The names directly below a folder; a folder's own name ends in `/`.
-    pub(super) fn list(&self, folder: &str) -> Result<Value, Fault> {
-        let folder = if folder.is_empty() || folder.ends_with('/') {
-            folder.to_owned()
-        } else {
-            format!("{folder}/")
-        };
-        let below = self.0.keys().filter_map(|path| path.strip_prefix(&folder));
-        let mut keys: Vec<_> =
-            below.map(|rest| rest.split_inclusive('/').next().unwrap_or(rest)).collect();
-        keys.dedup();
-        if keys.is_empty() { Err(Fault::no_value()) } else { Ok(json!({ "keys": keys })) }
-    }
-
-    pub(super) fn holds(&self, path: &str) -> bool {
-        self.0.contains_key(path)
-    }
-
-    fn each(&mut self, path: &str, versions: &[u64], mut change: impl FnMut(&mut Version)) {
-        let Some(secret) = self.0.get_mut(path) else { return };
-        let current = [secret.current];
-        let versions = if versions.is_empty() { current.as_slice() } else { versions };
-        for number in versions {
-            if let Some(version) = secret.versions.get_mut(number) {
-                change(version);
+    fn handle<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Reply, Fault>> {
+        async move {
+            let (kind, path) = ask.path.split_once('/').unwrap_or((ask.path, ""));
+            match (ask.verb(), kind) {
+                (Verb::Read, "data") => self.read(&ask, path).await,
+                (Verb::List | Verb::Scan, "metadata" | "detailed-metadata") => {
+                    list(&self.kv(), &ask, kind, path)
+                }
+                _ => change(&mut self.kv(), &ask, kind, path),
             }
         }
+        .boxed()
     }
 }
 
-impl Secret {
-    fn new(now: SystemTime) -> Self {
-        Self { created: now, current: 0, versions: BTreeMap::new() }
-    }
-}
-
-impl Version {
-    fn metadata(&self, number: u64) -> Value {
-        json!({
-            "created_time": clock::rfc3339(self.created),
-            "custom_metadata": null,
-            "deletion_time": self.deleted.map(clock::rfc3339).unwrap_or_default(),
-            "destroyed": self.fields.is_none(),
-            "version": number,
-        })
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    fn fields(text: &str) -> Map<String, Value> {
-        Map::from_iter([("key".to_owned(), json!(text))])
-    }
-
-    fn written(times: u64) -> Kv {
-        let mut kv = Kv::default();
-        for number in 1..=times {
-            kv.write("app/one", fields(&number.to_string()), None, UNIX_EPOCH).unwrap();
+impl KvTwo {
+    async fn read(&self, ask: &Ask<'_>, path: &str) -> Result<Reply, Fault> {
+        let data = self.kv().read(path, version(ask)?, ask.wall())?;
+        for value in data["data"].as_object().into_iter().flat_map(|fields| fields.values()) {
+            ask.witness("kv", &fields::shown(value)).await?;
         }
-        kv
+        Ok(Reply::data(data))
     }
+}
 
-    #[test]
-    fn a_read_gives_the_current_version_or_the_one_asked_for() {
-        let kv = written(3);
-        let key = |version| kv.read("app/one", version).unwrap()["data"]["key"].clone();
-        assert_eq!([key(None), key(Some(0)), key(Some(2))], ["3", "3", "2"]);
-        assert_eq!(kv.read("app/one", Some(9)).unwrap_err().status, 404);
-        assert_eq!(kv.read("app", None).unwrap_err().status, 404);
+fn version(ask: &Ask<'_>) -> Result<Option<u64>, Fault> {
+    Ok(ask.number("version")?.and_then(|number| u64::try_from(number).ok()))
+}
+
+fn list(kv: &Kv, ask: &Ask<'_>, kind: &str, folder: &str) -> Result<Reply, Fault> {
+    let scans = ask.verb() == Verb::Scan;
+    let names = if scans { kv.scan(folder) } else { kv.list(folder) };
+    let after = ask.call.query.get("after").cloned().unwrap_or_default();
+    let limit = ask.call.query.get("limit").and_then(|limit| limit.parse().ok());
+    let names = names.into_iter().filter(|name| *name > after);
+    let names: Vec<_> = names.take(limit.unwrap_or(usize::MAX)).collect();
+    if kind == "metadata" || names.is_empty() {
+        return Reply::keys(names);
     }
+    let folder = folder.trim_end_matches('/');
+    let full =
+        |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    let facts = names
+        .iter()
+        .filter(|name| !name.ends_with('/'))
+        .filter_map(|name| Some((name.clone(), kv.metadata(&full(name)).ok()?)));
+    let facts: Map<_, _> = facts.collect();
+    Ok(Reply::data(json!({ "key_info": facts, "keys": names })))
+}
 
-    #[test]
-    fn check_and_set_refuses_a_stale_writer() {
-        let mut kv = written(2);
-        assert_eq!(kv.write("app/one", fields("x"), Some(1), UNIX_EPOCH).unwrap_err().status, 400);
-        assert_eq!(kv.write("app/one", fields("x"), Some(2), UNIX_EPOCH).unwrap()["version"], 3);
-        assert!(kv.write("new", fields("x"), Some(0), UNIX_EPOCH).is_ok());
-        assert!(kv.write("new", fields("x"), Some(0), UNIX_EPOCH).is_err());
-    }
-
-    #[test]
-    fn a_deleted_version_answers_404_with_its_metadata_and_can_come_back() {
-        let mut kv = written(1);
-        kv.delete("app/one", &[], UNIX_EPOCH);
-        let fault = kv.read("app/one", None).unwrap_err();
-        let data = fault.data.unwrap();
-        assert_eq!(
-            (fault.status, &data["data"], &data["metadata"]["version"]),
-            (404, &Value::Null, &json!(1))
-        );
-        kv.undelete("app/one", &[1]);
-        assert!(kv.read("app/one", None).is_ok());
-        kv.destroy("app/one", &[1]);
-        kv.undelete("app/one", &[1]);
-        assert_eq!(
-            kv.read("app/one", None).unwrap_err().data.unwrap()["metadata"]["destroyed"],
-            true
-        );
-    }
-
-    #[test]
-    fn old_versions_fall_off() {
-        let kv = written(12);
-        assert!(kv.read("app/one", Some(2)).is_err() && kv.read("app/one", Some(3)).is_ok());
-        assert_eq!(kv.metadata("app/one").unwrap()["oldest_version"], 3);
-    }
-
-    #[test]
-    fn a_list_shows_one_level() {
-        let mut kv = written(1);
-        for path in ["app/two/deep", "app/two/deeper", "other"] {
-            kv.write(path, fields("x"), None, UNIX_EPOCH).unwrap();
+fn change(kv: &mut Kv, ask: &Ask<'_>, kind: &str, path: &str) -> Result<Reply, Fault> {
+    let now = ask.wall();
+    match (ask.verb(), kind) {
+        (Verb::Write, "data") => {
+            let (fields, cas) = (given(ask)?, cas(ask)?);
+            return kv.write(path, fields, cas, now).map(Reply::data);
         }
-        assert_eq!(kv.list("").unwrap()["keys"], json!(["app/", "other"]));
-        assert_eq!(kv.list("app").unwrap()["keys"], json!(["one", "two/"]));
-        assert_eq!(kv.list("nothing").unwrap_err().status, 404);
+        (Verb::Patch, "data") => {
+            let (fields, cas) = (given(ask)?, cas(ask)?);
+            return kv.patch(path, &fields, cas, now).map(Reply::data);
+        }
+        (Verb::Read, "subkeys") => return kv.subkeys(path, version(ask)?, now).map(Reply::data),
+        (Verb::Read, "metadata") => return kv.metadata(path).map(Reply::data),
+        (Verb::Delete, "data") => kv.delete(path, &[], now),
+        (Verb::Delete, "metadata") => kv.forget(path),
+        (Verb::Write | Verb::Patch, "metadata") => return describe(kv, ask, path, now),
+        (Verb::Write, "delete") => kv.delete(path, &versions(ask, "No")?, now),
+        (Verb::Write, "destroy") => kv.destroy(path, &versions(ask, "no")?),
+        (Verb::Write, "undelete") => kv.undelete(path, &versions(ask, "No")?),
+        (Verb::Read, "config") => return Ok(config(kv)),
+        (Verb::Write, "config") => return configure(kv, ask),
+        (_, "config" | "data" | "delete" | "destroy" | "metadata" | "subkeys" | "undelete") => {
+            return Err(Fault::unsupported());
+        }
+        _ => return Err(not_versioned()),
     }
+    Ok(Reply::Empty)
+}
+
+/// For those who take it for version 1.
+fn not_versioned() -> Fault {
+    let text = "Invalid path for a versioned K/V secrets engine. See the API docs for the appropriate API endpoints to use. If using the OpenBao CLI, use 'bao kv get' for this operation.";
+    Fault { warnings: vec![text.to_owned()], ..Fault::no_value() }
+}
+
+fn given(ask: &Ask<'_>) -> Result<Map<String, Value>, Fault> {
+    match ask.call.body.get("data") {
+        None => Err(Fault::new(400, "no data provided")),
+        Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(fields)) => Ok(fields.clone()),
+        Some(other) => Err(not_a_map("data", other)),
+    }
+}
+
+fn not_a_map(member: &str, value: &Value) -> Fault {
+    let kind = match value {
+        Value::Array(_) => "[]interface {}",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "json.Number",
+        _ => "string",
+    };
+    let why =
+        format!("'' expected type 'map[string]interface {{}}', got unconvertible type '{kind}'");
+    Fault::new(400, format!("error converting input for field \"{member}\": {why}"))
+}
+
+fn cas(ask: &Ask<'_>) -> Result<Option<u64>, Fault> {
+    let Some(cas) = ask.call.body.get("options").and_then(|options| options.get("cas")) else {
+        return Ok(None);
+    };
+    let number = cas.as_u64().or_else(|| cas.as_str()?.parse().ok());
+    number.map(Some).ok_or_else(|| Fault::new(400, "error parsing check-and-set parameter"))
+}
+
+fn versions(ask: &Ask<'_>, no: &str) -> Result<Vec<u64>, Fault> {
+    let given = ask.strings("versions").unwrap_or_default();
+    let numbers: Vec<_> = given.iter().filter_map(|text| text.parse().ok()).collect();
+    if numbers.is_empty() {
+        return Err(Fault::new(400, format!("{no} version number provided")));
+    }
+    Ok(numbers)
+}
+
+fn describe(kv: &mut Kv, ask: &Ask<'_>, path: &str, now: SystemTime) -> Result<Reply, Fault> {
+    let merges = ask.verb() == Verb::Patch;
+    if merges && !kv.holds(path) {
+        return Err(Fault { silent: true, ..Fault::no_value() });
+    }
+    let custom = match ask.call.body.get("custom_metadata") {
+        None => None,
+        Some(Value::Null) => Some(BTreeMap::new()),
+        Some(Value::Object(members)) => Some(members.iter().map(custom_field).collect()),
+        Some(other) => return Err(not_a_map("custom_metadata", other)),
+    };
+    let given = Description {
+        max_versions: positive(ask)?,
+        cas_required: ask.flag("cas_required"),
+        delete_after: ask.duration("delete_version_after")?,
+        custom,
+    };
+    if !merges && given.custom.is_some() {
+        kv.forget_custom(path);
+    }
+    kv.describe(path, given, now);
+    Ok(Reply::Empty)
+}
+
+fn custom_field((name, value): (&String, &Value)) -> (String, Option<String>) {
+    (name.clone(), (!value.is_null()).then(|| fields::shown(value)))
+}
+
+fn positive(ask: &Ask<'_>) -> Result<Option<u64>, Fault> {
+    Ok(ask.number("max_versions")?.map(|number| u64::try_from(number).unwrap_or_default()))
+}
+
+fn config(kv: &Kv) -> Reply {
+    Reply::data(json!({
+        "cas_required": kv.config.cas_required,
+        "delete_version_after": clock::go_duration(kv.config.delete_after),
+        "max_versions": kv.config.max_versions,
+        "metadata_cas_required": false,
+    }))
+}
+
+fn configure(kv: &mut Kv, ask: &Ask<'_>) -> Result<Reply, Fault> {
+    let config = &mut kv.config;
+    config.max_versions = positive(ask)?.unwrap_or(config.max_versions);
+    config.cas_required = ask.flag("cas_required").unwrap_or(config.cas_required);
+    config.delete_after = ask.duration("delete_version_after")?.unwrap_or(config.delete_after);
+    Ok(Reply::Empty)
 }

@@ -1,32 +1,55 @@
 //! A Vault for development: the HTTP API of Vault and OpenBao on loopback, in memory, with leases that truly end.
 //!
-//! It serves what a workload calls (login with a JWT-SVID, tokens, KV version 2, database logins, leases), with the
-//! bodies and error texts of the real servers. Its database logins are real roles in a real PostgreSQL. What it does
-//! not have: seals, storage, configuration over the API; everything it knows comes in its [`Setup`].
+//! It serves what a workload and its operator call (logins, tokens, policies, secrets engines, leases, wrapping,
+//! namespaces, quotas, the seal), with the bodies and error texts of the real server. Its database logins are real
+//! roles in a real PostgreSQL. A [`Setup`] says what it begins with; the API changes it; nothing is stored.
+//!
+//! Its [`weather`](Vault::weather) makes it refuse, stall and lose answers; its [`Clock`] may be one that a test turns.
 
 mod audit;
-mod auth;
+mod begin;
 mod clock;
+mod connections;
 mod core;
 mod database;
+mod engine;
+mod fields;
 mod jwt;
+mod jwt_claims;
+mod jwt_keys;
 mod kv;
+mod kv_one;
+mod kv_store;
 mod leases;
+mod leases_api;
+mod mounts;
+mod namespaces;
+mod policies_api;
 mod policy;
+mod policy_text;
+mod quotas;
 mod reply;
 mod routes;
+mod seal;
 mod server;
 mod setup;
+mod storm;
+mod sys;
+mod terms;
+mod token;
+mod tokens;
+pub mod weather;
+mod wrapping;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hive_runtime::ready::Ready;
+use hive_security::clock::Clock;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::net::unix::pipe;
@@ -37,7 +60,9 @@ use zeroize::Zeroizing;
 pub(crate) use reply::random_text;
 pub use setup::{Capability, Database, DatabaseRole, JwtRole, PathRule, Sensitive, Setup};
 
-use self::core::{Core, Parts};
+use self::connections::Ends;
+use self::core::Core;
+use self::weather::Weather;
 use crate::witness::Witness;
 
 /// How long the calls under way may take at the end, and how long the revocation of everything may.
@@ -58,9 +83,6 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The HTTP client for the authority's keys could not be made.
-    #[error("the HTTP client for the authority's keys cannot be set up in this process")]
-    Client,
     /// The database of the setup could not be used.
     #[error(
         "cannot prepare the database at {host}:{port} ({why}): check its address, login and setup statements"
@@ -122,40 +144,121 @@ pub enum Error {
 pub struct Vault {
     /// Where it serves: `http://127.0.0.1:<port>`.
     pub address: String,
+    listens: SocketAddr,
     core: Arc<Core>,
     stop: CancellationToken,
+    ends: Ends,
     server: JoinHandle<()>,
 }
 
 impl Vault {
     /// Starts one in this process; it serves when this returns. Issued secrets are also told to `witness`.
     pub async fn start(setup: Setup, witness: Witness) -> Result<Self, Error> {
-        let listen = setup.listen;
-        if !listen.ip().is_loopback() {
-            return Err(Error::NotLoopback(listen));
-        }
-        let failed = |source| Error::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = format!("http://{}", listener.local_addr().map_err(failed)?);
-        let core = Arc::new(core_of(setup, witness).await?);
-        let stop = CancellationToken::new();
+        Self::start_with_clock(setup, witness, Clock::system()).await
+    }
+
+    /// Starts one that lives by the given clock: every life and end of a token, a lease and a version.
+    pub async fn start_with_clock(
+        setup: Setup,
+        witness: Witness,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let listener = listen(setup.listen).await?;
+        let failed = |source| Error::Listen { address: setup.listen, source };
+        let listens = listener.local_addr().map_err(failed)?;
+        let core = Arc::new(begin::core_of(setup, witness, clock).await?);
+        let (stop, ends) = (CancellationToken::new(), Ends::default());
         tokio::spawn(Arc::clone(&core).reap(stop.clone()));
-        let server = tokio::spawn(serve(listener, Arc::clone(&core), stop.clone()));
-        Ok(Self { address, core, stop, server })
+        let router = server::router(Arc::clone(&core));
+        let server = tokio::spawn(connections::serve(listener, router, ends.clone()));
+        Ok(Self { address: format!("http://{listens}"), listens, core, stop, ends, server })
+    }
+
+    /// Bad weather on demand.
+    pub fn weather(&self) -> &Weather {
+        &self.core.weather
+    }
+
+    /// Seals it, or opens it again, as an operator would.
+    pub fn set_sealed(&self, sealed: bool) {
+        self.core.set_sealed(sealed);
+    }
+
+    /// What `sys/unseal` wants.
+    pub fn unseal_key(&self) -> &str {
+        &self.core.seal.key
+    }
+
+    /// The ids of the leases that are open, those that are ending included.
+    pub fn leases(&self) -> Vec<String> {
+        self.core.state().leases.keys().cloned().collect()
+    }
+
+    /// How many tokens live.
+    pub fn tokens(&self) -> usize {
+        self.core.state().tokens.len()
+    }
+
+    /// Lets a lease expire now: its end is the same as if its time had come. False where there is none.
+    pub fn expire_lease(&self, id: &str) -> bool {
+        let mut state = self.core.state();
+        let lease = state.leases.get_mut(id);
+        let found = lease.map(|lease| lease.span.end(&self.core.clock)).is_some();
+        drop(state);
+        self.core.wake.notify_one();
+        found
+    }
+
+    /// Revokes a lease as an operator would, and waits. The error is what the engine said.
+    pub async fn revoke_lease(&self, id: &str) -> Result<(), String> {
+        self.core.end_lease_now(id).await
+    }
+
+    /// Revokes the token with this accessor, and all that was issued under it. False where there is none.
+    pub async fn revoke_token(&self, accessor: &str) -> bool {
+        let Some((key, _)) = self.core.by_accessor(accessor) else { return false };
+        self.core.revoke_token(key, "token_revoked").await.is_ok()
+    }
+
+    /// Breaks every connection and closes the port, as a machine that loses its power; what is in memory stays.
+    pub async fn go_down(&mut self) {
+        self.ends.cut.cancel();
+        // It ends by itself, or has ended.
+        let _ = (&mut self.server).await;
+    }
+
+    /// Listens again at the same address, after [`go_down`](Self::go_down).
+    pub async fn come_up(&mut self) -> Result<(), Error> {
+        let listener = listen(self.listens).await?;
+        self.ends = Ends::default();
+        let router = server::router(Arc::clone(&self.core));
+        self.server = tokio::spawn(connections::serve(listener, router, self.ends.clone()));
+        Ok(())
     }
 
     /// Stops serving and revokes everything. The error says what could not be revoked in time.
     pub async fn stop(mut self) -> Result<(), Error> {
-        self.stop.cancel();
-        if tokio::time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_err() {
-            self.server.abort();
+        self.ends.drain.cancel();
+        if !self.server.is_finished()
+            && tokio::time::timeout(DRAIN_DEADLINE, &mut self.server).await.is_err()
+        {
+            self.ends.cut.cancel();
         }
+        self.stop.cancel();
         let left = self.core.revoke_all(REVOKE_DEADLINE).await;
-        if let Some(database) = &self.core.database {
-            let _ = tokio::time::timeout(DRAIN_DEADLINE, database.close()).await;
+        let mounts: Vec<_> = self.core.state().mounts.values().cloned().collect();
+        for mount in mounts {
+            let _ = tokio::time::timeout(DRAIN_DEADLINE, mount.engine.close()).await;
         }
         if left > 0 { Err(Error::Leases { count: left }) } else { Ok(()) }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    if !address.ip().is_loopback() {
+        return Err(Error::NotLoopback(address));
+    }
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
 impl fmt::Debug for Vault {
@@ -167,6 +270,7 @@ impl fmt::Debug for Vault {
 impl Drop for Vault {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.ends.drain.cancel();
     }
 }
 
@@ -205,44 +309,4 @@ fn standard_input() -> std::io::Result<pipe::Receiver> {
 async fn end_of(mut input: BufReader<pipe::Receiver>) {
     let mut rest = [0; 256];
     while input.read(&mut rest).await.is_ok_and(|length| length > 0) {}
-}
-
-async fn core_of(setup: Setup, witness: Witness) -> Result<Core, Error> {
-    let audit = audit::Audit::open(&setup.audit_path)?;
-    let verifier = jwt::Verifier::new(&setup.jwks_url)?;
-    let database = match setup.database {
-        Some(database) => Some(database::Engine::connect(database).await?),
-        None => None,
-    };
-    let policies = policy::Policies::new(setup.policies);
-    let kv = setup.kv.into_iter().map(|(mount, secrets)| (mount, filled(secrets))).collect();
-    Ok(Core::new(Parts {
-        policies,
-        roles: setup.jwt_roles,
-        verifier,
-        database,
-        audit,
-        witness,
-        kv,
-    }))
-}
-
-fn filled(
-    secrets: BTreeMap<String, Sensitive<serde_json::Map<String, serde_json::Value>>>,
-) -> kv::Kv {
-    let mut kv = kv::Kv::default();
-    for (path, fields) in secrets {
-        // Without check-and-set nothing can be in the way.
-        let _ = kv.write(&path, fields.expose().clone(), None, SystemTime::now());
-    }
-    kv
-}
-
-async fn serve(listener: TcpListener, core: Arc<Core>, stop: CancellationToken) {
-    let served = axum::serve(listener, server::router(core))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the development vault stopped serving");
-    }
 }

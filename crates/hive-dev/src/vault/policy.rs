@@ -1,37 +1,79 @@
 //! What a token may do where: exact paths, prefixes `*`, segments `+`; the most specific pattern decides, `deny` wins.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
+use super::policy_text;
 use super::setup::{Capability, PathRule};
 
-/// The policy that every token carries, as in Vault: a token may look after itself, but not revoke leases.
-const DEFAULT: [(&str, Capability); 6] = [
-    ("auth/token/lookup-self", Capability::Read),
-    ("auth/token/renew-self", Capability::Update),
-    ("auth/token/revoke-self", Capability::Update),
-    ("sys/capabilities-self", Capability::Update),
-    ("sys/leases/lookup", Capability::Update),
-    ("sys/leases/renew", Capability::Update),
-];
+/// The policy that every token carries: a token may look after itself, but not revoke leases.
+const DEFAULT: &str = include_str!("default_policy.hcl");
+/// All that a wrapping token may do: give back, once, what it wraps.
+const WRAPPING: [(&str, Capability); 2] =
+    [("cubbyhole/response", Capability::Read), ("sys/wrapping/unwrap", Capability::Update)];
+pub(super) const RESPONSE_WRAPPING: &str = "response-wrapping";
 
-/// All policies by name.
-pub(super) struct Policies(BTreeMap<String, Vec<PathRule>>);
+/// A policy, as it was written and as it is used.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    pub(super) text: String,
+    pub(super) modified: SystemTime,
+    pub(super) version: u64,
+    rules: Vec<PathRule>,
+}
+
+/// All policies, by namespace and name.
+#[derive(Default)]
+pub(super) struct Policies(BTreeMap<(String, String), Policy>);
 
 impl Policies {
-    pub(super) fn new(mut named: BTreeMap<String, Vec<PathRule>>) -> Self {
-        named.entry("default".to_owned()).or_insert_with(|| {
-            let rule = |(path, capability): &(&str, _)| PathRule {
-                path: (*path).to_owned(),
-                capabilities: vec![*capability],
-            };
-            DEFAULT.iter().map(rule).collect()
-        });
-        Self(named)
+    /// Gives a namespace the policy `default`.
+    pub(super) fn open(&mut self, namespace: &str, now: SystemTime) {
+        let rules = policy_text::parse(DEFAULT).unwrap_or_default();
+        self.set(namespace, "default", DEFAULT.to_owned(), rules, now);
     }
 
-    /// What these policies together grant on a path; nothing if none of them names it or one denies it.
-    pub(super) fn capabilities(&self, policies: &[String], path: &str) -> Vec<Capability> {
-        let matching = || self.rules(policies).filter(|rule| matches(&rule.path, path));
+    pub(super) fn close(&mut self, namespace: &str) {
+        self.0.retain(|(own, _), _| own != namespace);
+    }
+
+    pub(super) fn set(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        text: String,
+        rules: Vec<PathRule>,
+        modified: SystemTime,
+    ) {
+        let version = self.get(namespace, name).map_or(0, |policy| policy.version) + 1;
+        let policy = Policy { text, modified, version, rules };
+        self.0.insert((namespace.to_owned(), name.to_owned()), policy);
+    }
+
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&Policy> {
+        self.0.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    pub(super) fn remove(&mut self, namespace: &str, name: &str) {
+        self.0.remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    pub(super) fn names(&self, namespace: &str) -> Vec<String> {
+        let own = self.0.keys().filter(|(own, _)| own == namespace);
+        own.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// What these policies of a namespace together grant on a path, which is that of the whole vault; nothing if none
+    /// of them names it or one denies it.
+    pub(super) fn capabilities(
+        &self,
+        namespace: &str,
+        policies: &[String],
+        path: &str,
+    ) -> Vec<Capability> {
+        let Some(path) = path.strip_prefix(namespace) else { return Vec::new() };
+        let rules = self.rules(namespace, policies);
+        let matching = || rules.iter().filter(|rule| matches(&rule.path, path));
         let Some(best) = matching().map(|rule| specificity(&rule.path)).max() else {
             return Vec::new();
         };
@@ -44,16 +86,25 @@ impl Policies {
     }
 
     /// Whether anything below a mount is granted: `bao kv` may then ask what kind of mount it is.
-    pub(super) fn touch_mount(&self, policies: &[String], mount: &str) -> bool {
-        self.rules(policies).any(|rule| {
+    pub(super) fn touch_mount(&self, namespace: &str, policies: &[String], mount: &str) -> bool {
+        let Some(mount) = mount.strip_prefix(namespace) else { return false };
+        self.rules(namespace, policies).iter().any(|rule| {
             let fixed = rule.path.split(['*', '+']).next().unwrap_or_default();
             (fixed.starts_with(mount) || mount.starts_with(fixed))
                 && !rule.capabilities.contains(&Capability::Deny)
         })
     }
 
-    fn rules<'a>(&'a self, policies: &'a [String]) -> impl Iterator<Item = &'a PathRule> {
-        policies.iter().filter_map(|name| self.0.get(name)).flatten()
+    fn rules(&self, namespace: &str, policies: &[String]) -> Vec<PathRule> {
+        let known = policies.iter().filter_map(|name| self.get(namespace, name));
+        let mut rules: Vec<_> = known.flat_map(|policy| policy.rules.clone()).collect();
+        if policies.iter().any(|name| name == RESPONSE_WRAPPING) {
+            rules.extend(WRAPPING.map(|(path, capability)| PathRule {
+                path: path.to_owned(),
+                capabilities: vec![capability],
+            }));
+        }
+        rules
     }
 }
 
@@ -83,15 +134,18 @@ mod tests {
     use super::*;
 
     fn policies(rules: &[(&str, &[Capability])]) -> Policies {
+        let mut policies = Policies::default();
+        policies.open("", SystemTime::UNIX_EPOCH);
         let rules = rules.iter().map(|(path, capabilities)| PathRule {
             path: (*path).to_owned(),
             capabilities: capabilities.to_vec(),
         });
-        Policies::new(BTreeMap::from([("p".to_owned(), rules.collect())]))
+        policies.set("", "p", String::new(), rules.collect(), SystemTime::UNIX_EPOCH);
+        policies
     }
 
     fn granted(rules: &[(&str, &[Capability])], path: &str) -> Vec<Capability> {
-        policies(rules).capabilities(&["p".to_owned()], path)
+        policies(rules).capabilities("", &["p".to_owned()], path)
     }
 
     use Capability::{Deny, List, Read, Update};
@@ -137,8 +191,18 @@ mod tests {
     fn everyone_may_look_after_a_token_of_their_own_but_not_revoke_leases() {
         let all = policies(&[]);
         let default = ["default".to_owned()];
-        assert_eq!(all.capabilities(&default, "auth/token/lookup-self"), [Read]);
-        assert_eq!(all.capabilities(&default, "sys/leases/renew"), [Update]);
-        assert_eq!(all.capabilities(&default, "sys/leases/revoke"), []);
+        assert_eq!(all.capabilities("", &default, "auth/token/lookup-self"), [Read]);
+        assert_eq!(all.capabilities("", &default, "sys/leases/renew"), [Update]);
+        assert_eq!(all.capabilities("", &default, "sys/leases/revoke"), []);
+    }
+
+    #[test]
+    fn a_policy_of_a_namespace_grants_nothing_outside_of_it() {
+        let mut all = policies(&[]);
+        let rule = PathRule { path: "kv/*".to_owned(), capabilities: vec![Read] };
+        all.set("ns1/", "p", String::new(), vec![rule], SystemTime::UNIX_EPOCH);
+        let granted = |path| all.capabilities("ns1/", &["p".to_owned()], path);
+        assert_eq!((granted("ns1/kv/a"), granted("kv/a")), (vec![Read], vec![]));
+        assert_eq!(all.capabilities("", &["p".to_owned()], "ns1/kv/a"), []);
     }
 }

@@ -16,8 +16,10 @@ use serde_json::{Map, Value};
 pub struct Setup {
     /// Where to listen. Loopback only; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where the keys are that JWT-SVIDs are verified with.
-    pub jwks_url: String,
+    /// Where the keys are that JWT-SVIDs are verified with: the auth method at the mount `jwt` is there only if this
+    /// is here.
+    #[serde(default)]
+    pub jwks_url: Option<String>,
     /// Named policies; the policy `default` exists anyway.
     #[serde(default)]
     pub policies: BTreeMap<String, Vec<PathRule>>,
@@ -30,8 +32,36 @@ pub struct Setup {
     /// The database engine, mounted at `database` only if this is here.
     #[serde(default)]
     pub database: Option<Database>,
-    /// Where the audit log is appended, one JSON object per line.
-    pub audit_path: PathBuf,
+    /// Where the audit log is appended, one JSON object per line; None writes none.
+    #[serde(default)]
+    pub audit_path: Option<PathBuf>,
+    /// A token that may do everything and never ends, for tests that configure the vault over its API.
+    #[serde(default)]
+    pub danger_root_token: Option<Sensitive<String>>,
+}
+
+impl Default for Setup {
+    /// Listens on a free port of loopback, knows nothing and admits nobody.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            jwks_url: None,
+            policies: BTreeMap::new(),
+            jwt_roles: BTreeMap::new(),
+            kv: BTreeMap::new(),
+            database: None,
+            audit_path: None,
+            danger_root_token: None,
+        }
+    }
+}
+
+impl Setup {
+    /// One that admits the given root token: for tests.
+    pub fn danger_root(token: &str) -> Self {
+        let danger_root_token = Some(Sensitive::new(token.to_owned()));
+        Self { danger_root_token, ..Self::default() }
+    }
 }
 
 /// What a policy grants on one path.
@@ -55,6 +85,7 @@ pub enum Capability {
     List,
     Patch,
     Read,
+    Scan,
     Sudo,
     Update,
 }

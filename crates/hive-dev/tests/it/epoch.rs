@@ -40,7 +40,7 @@ impl Stack {
         tokio::spawn(upkeep.run(stop.clone()));
         let mut setup = setup(&authority.keys_url(), directory.path());
         change(&mut setup);
-        let audit = setup.audit_path.clone();
+        let audit = setup.audit_path.clone().expect("a log");
         let vault = Vault::start(setup, Witness::none()).await.expect("it starts");
         Self { vault, workload, audit, stop, _authority: authority, _directory: directory }
     }

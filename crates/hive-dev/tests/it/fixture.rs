@@ -34,7 +34,7 @@ impl World {
         let keys = Keys::serve(vec![key.jwk("jwt-svid")]).await;
         let mut setup = setup(&keys.url, directory.path());
         change(&mut setup);
-        let audit = setup.audit_path.clone();
+        let audit = setup.audit_path.clone().expect("a log");
         let vault = Vault::start(setup, Witness::none()).await.expect("it starts");
         let client = client(&vault.address);
         Self { vault, client, key, keys, audit, _directory: directory }
@@ -111,7 +111,7 @@ pub(crate) fn setup(jwks_url: &str, directory: &Path) -> Setup {
     let release = Sensitive::new(release.as_object().expect("an object").clone());
     Setup {
         listen: "127.0.0.1:0".parse().expect("an address"),
-        jwks_url: jwks_url.to_owned(),
+        jwks_url: Some(jwks_url.to_owned()),
         policies: [("worker".to_owned(), rules)].into(),
         jwt_roles: [
             ("ticket-deploy".to_owned(), role(600, 3600)),
@@ -120,7 +120,8 @@ pub(crate) fn setup(jwks_url: &str, directory: &Path) -> Setup {
         .into(),
         kv: [("secret".to_owned(), [("release".to_owned(), release)].into())].into(),
         database: None,
-        audit_path: directory.join("audit.jsonl"),
+        audit_path: Some(directory.join("audit.jsonl")),
+        danger_root_token: None,
     }
 }
 

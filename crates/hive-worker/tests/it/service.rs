@@ -304,13 +304,14 @@ async fn start_vault(
     let release = json!({ "key": "a key for a test" }).as_object().unwrap().clone();
     let setup = Setup {
         listen: "127.0.0.1:0".parse().unwrap(),
-        jwks_url: authority.keys_url(),
+        jwks_url: Some(authority.keys_url()),
         policies: [("deploy".to_owned(), serde_json::from_value(rules).unwrap())].into(),
         jwt_roles: [("ticket-deploy".to_owned(), role)].into(),
         kv: [("secret".to_owned(), [("release".to_owned(), Sensitive::new(release))].into())]
             .into(),
         database: postgres.map(database),
-        audit_path: directory.join("audit.jsonl"),
+        audit_path: Some(directory.join("audit.jsonl")),
+        danger_root_token: None,
     };
     Vault::start(setup, Witness::none()).await.unwrap()
 }

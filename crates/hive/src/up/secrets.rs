@@ -50,7 +50,7 @@ pub(super) fn setup(place: Place, database: Option<&Postgres>) -> Result<SecretS
     };
     let setup = Setup {
         listen: place.listen,
-        jwks_url: place.keys_url,
+        jwks_url: Some(place.keys_url),
         policies: GRANTS
             .iter()
             .map(|(kind, paths)| (names::ticket_role(*kind), policy(paths)))
@@ -61,7 +61,8 @@ pub(super) fn setup(place: Place, database: Option<&Postgres>) -> Result<SecretS
             .collect(),
         kv: BTreeMap::from([("secret".to_owned(), seeds())]),
         database: database.map(self::database),
-        audit_path: place.audit_path,
+        audit_path: Some(place.audit_path),
+        danger_root_token: None,
     };
     serde_json::to_string(&setup)
         .map(SecretString::from)

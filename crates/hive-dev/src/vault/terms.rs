@@ -1,0 +1,196 @@
+//! How long something is issued for: the words that mounts, roles and tokens share.
+
+use std::time::{Duration, SystemTime};
+
+use hive_lease::Moment;
+use hive_security::clock::Clock;
+use serde_json::{Map, Value, json};
+
+use super::clock::duration_text;
+use super::engine::Ask;
+use super::reply::Fault;
+
+/// 32 days, as the real server has it.
+pub(super) const SYSTEM_TTL: Duration = Duration::from_secs(768 * 3600);
+
+/// What is asked for a lease. Zero: as the mount has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) ttl: Duration,
+    pub(super) max_ttl: Duration,
+    pub(super) renewable: bool,
+}
+
+/// When something was made, when it ends, and when it must end.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub(super) issued: SystemTime,
+    pub(super) last_renewal: Option<SystemTime>,
+    /// At first.
+    pub(super) ttl: Duration,
+    /// None: never. That is for root tokens.
+    pub(super) expires: Option<Moment>,
+    /// None: there is no longest life; that is for periodic tokens.
+    latest: Option<Moment>,
+}
+
+impl Span {
+    pub(super) fn new(clock: &Clock, ttl: Duration, max_ttl: Option<Duration>) -> Self {
+        let now = clock.now();
+        let ttl = max_ttl.map_or(ttl, |max_ttl| ttl.min(max_ttl));
+        Self {
+            issued: clock.wall(),
+            last_renewal: None,
+            ttl,
+            expires: Some(now + ttl),
+            latest: max_ttl.map(|max_ttl| now + max_ttl),
+        }
+    }
+
+    pub(super) fn endless(clock: &Clock) -> Self {
+        let (issued, ttl) = (clock.wall(), Duration::ZERO);
+        Self { issued, last_renewal: None, ttl, expires: None, latest: None }
+    }
+
+    pub(super) fn remaining(&self, clock: &Clock) -> Duration {
+        self.expires.map_or(Duration::MAX, |expires| since(clock.now(), expires))
+    }
+
+    /// By the wall clock, as it is now.
+    pub(super) fn expires_at(&self, clock: &Clock) -> Option<SystemTime> {
+        self.expires.map(|expires| clock.wall() + since(clock.now(), expires))
+    }
+
+    pub(super) fn is_over(&self, clock: &Clock) -> bool {
+        self.expires.is_some_and(|expires| expires <= clock.now())
+    }
+
+    /// The span after a renewal, and what was granted of what was asked for.
+    pub(super) fn renewed(&self, clock: &Clock, asked: Duration) -> (Self, Duration) {
+        let now = clock.now();
+        let expires = self.latest.map_or(now + asked, |latest| (now + asked).min(latest));
+        let granted = since(now, expires);
+        let last_renewal = Some(clock.wall());
+        (Self { last_renewal, expires: Some(expires), ..self.clone() }, granted)
+    }
+
+    /// Over as of now: what happens at the end happens at once.
+    pub(super) fn end(&mut self, clock: &Clock) {
+        self.expires = Some(clock.now());
+    }
+}
+
+/// From `now` until `then`; nothing if that is past.
+pub(super) fn since(now: Moment, then: Moment) -> Duration {
+    then.since_origin().saturating_sub(now.since_origin())
+}
+
+/// The real server's remark when the longest life leaves less than was asked for.
+pub(super) fn cap_warning(asked: Duration, granted: Duration) -> Option<String> {
+    // Less than a second is the time it took to get here.
+    (granted.saturating_add(Duration::from_secs(1)) <= asked).then(|| {
+        let (asked, granted) = (duration_text(asked), duration_text(granted));
+        format!(
+            "TTL of \"{asked}\" exceeded the effective max_ttl of \"{granted}\"; TTL value is capped accordingly"
+        )
+    })
+}
+
+/// The fields that the roles of every auth method share.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TokenTerms {
+    pub(super) policies: Vec<String>,
+    pub(super) ttl: Duration,
+    pub(super) max_ttl: Duration,
+    pub(super) explicit_max_ttl: Duration,
+    pub(super) period: Duration,
+    pub(super) num_uses: i64,
+    pub(super) no_default_policy: bool,
+    pub(super) kind: TokenKind,
+}
+
+/// `token_type` of a role.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum TokenKind {
+    Batch,
+    #[default]
+    Default,
+    Service,
+}
+
+impl TokenTerms {
+    /// Takes over what the body says, and leaves the rest as it is.
+    pub(super) fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
+        let durations = [
+            ("token_ttl", &mut self.ttl),
+            ("token_max_ttl", &mut self.max_ttl),
+            ("token_explicit_max_ttl", &mut self.explicit_max_ttl),
+            ("token_period", &mut self.period),
+        ];
+        for (member, own) in durations {
+            *own = ask.duration(member)?.unwrap_or(*own);
+        }
+        if let Some(policies) = ask.strings("token_policies").or_else(|| ask.strings("policies")) {
+            self.policies = policies.iter().map(|policy| policy.to_lowercase()).collect();
+        }
+        self.num_uses = ask.number("token_num_uses")?.unwrap_or(self.num_uses);
+        self.no_default_policy =
+            ask.flag("token_no_default_policy").unwrap_or(self.no_default_policy);
+        if let Some(kind) = ask.text("token_type") {
+            self.kind = token_kind(kind)?;
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        let wrong = |text: &str| Err(Fault::new(400, text));
+        if !self.max_ttl.is_zero() && self.ttl > self.max_ttl {
+            return wrong("'token_ttl' cannot be greater than 'token_max_ttl'");
+        }
+        if self.num_uses < 0 {
+            return wrong("'token_num_uses' cannot be negative");
+        }
+        if self.kind == TokenKind::Batch && self.num_uses != 0 {
+            return wrong(
+                "'token_type' cannot be 'batch' or 'default_batch' when set to generate tokens with limited use count",
+            );
+        }
+        if self.kind == TokenKind::Batch && !self.period.is_zero() {
+            return wrong(
+                "'token_type' cannot be 'batch' or 'default_batch' when set to generate periodic tokens",
+            );
+        }
+        Ok(())
+    }
+
+    /// Adds the fields to what a role shows.
+    pub(super) fn describe(&self, data: &mut Map<String, Value>) {
+        let kind = match self.kind {
+            TokenKind::Batch => "batch",
+            TokenKind::Default => "default",
+            TokenKind::Service => "service",
+        };
+        let fields = json!({
+            "token_bound_cidrs": [],
+            "token_explicit_max_ttl": self.explicit_max_ttl.as_secs(),
+            "token_max_ttl": self.max_ttl.as_secs(),
+            "token_no_default_policy": self.no_default_policy,
+            "token_num_uses": self.num_uses,
+            "token_period": self.period.as_secs(),
+            "token_policies": self.policies,
+            "token_strictly_bind_ip": false,
+            "token_ttl": self.ttl.as_secs(),
+            "token_type": kind,
+        });
+        data.extend(fields.as_object().cloned().unwrap_or_default());
+    }
+}
+
+fn token_kind(text: &str) -> Result<TokenKind, Fault> {
+    match text {
+        "batch" => Ok(TokenKind::Batch),
+        "" | "default" | "default-service" => Ok(TokenKind::Default),
+        "service" => Ok(TokenKind::Service),
+        _ => Err(Fault::new(400, format!("invalid 'token_type' value \"{text}\""))),
+    }
+}
