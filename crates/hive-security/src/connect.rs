@@ -23,6 +23,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::Service;
 
+pub(crate) use self::attach::TokenFor;
 pub use self::attach::{AttachJwt, Attached, NotSent};
 use self::renewed::Renewed;
 use self::unsent::{Unsent, was_refused};

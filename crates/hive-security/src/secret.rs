@@ -54,6 +54,18 @@ impl SecretJson {
         found
     }
 
+    /// The value of the top-level field `name`, as JSON where it is no text; none where it is `null`.
+    pub fn text_or_json(&self, name: &str) -> Option<SecretString> {
+        let mut document: Value = self.expose().ok()?;
+        let found = match document.get(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(SecretString::from(text.as_str())),
+            Some(value) => Some(SecretString::from(value.to_string())),
+        };
+        wipe(&mut document);
+        found
+    }
+
     /// The names of the top-level fields, in order; names are not secret.
     pub fn field_names(&self) -> Vec<String> {
         let mut document: Value = self.expose().unwrap_or_default();

@@ -93,6 +93,18 @@ pub fn client_config_for(
     Ok(Arc::new(config))
 }
 
+/// The certificate of a client that is configured piece by piece: this workload's X.509-SVID, read at every handshake.
+///
+/// For clients that take no whole config, such as the Temporal SDK; elsewhere [`client_config`] forgets nothing.
+pub fn client_cert_resolver(workload: &Workload) -> Arc<dyn ResolvesClientCert> {
+    Arc::new(CurrentSvid(workload.clone()))
+}
+
+/// What such a client verifies servers with: their X.509-SVID, by the bundles of the moment, must be one of `server`.
+pub fn server_cert_verifier(workload: &Workload, server: IdPattern) -> Arc<dyn ServerCertVerifier> {
+    Verifier::new(Authorities::Current(workload.clone()), Some(server))
+}
+
 static TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
 static TLS13_AND_12: [&SupportedProtocolVersion; 2] =
     [&rustls::version::TLS13, &rustls::version::TLS12];

@@ -5,33 +5,12 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use hive_security::SecretJson;
-use rustix::fs::StatVfsMountFlags;
+pub use hive_security::adapters::files::Error;
+use hive_security::adapters::files::{in_memory, is_file_name, make_private, write_private};
 use secrecy::SecretString;
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
-
-/// Why credentials could not be handed over.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A name that is no file name.
-    #[error("{0:?} cannot be the name of a credential file")]
-    Name(String),
-    /// The directory is not this worker's alone.
-    #[error("{} exists and is not this worker's alone: remove it", .0.display())]
-    NotOurs(PathBuf),
-    /// The disk said no.
-    #[error("credential files cannot be written at {}: {source}", path.display())]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// Where this worker keeps the credentials of its tickets.
 #[derive(Clone, Debug)]
@@ -46,9 +25,7 @@ impl Safe {
     pub fn open(data_dir: &Path, runtime_dir: Option<&Path>) -> Result<Self, Error> {
         let owner = digest(&SHA256, data_dir.as_os_str().as_encoded_bytes());
         let name = format!("neural-hive-{}", &crate::hex::encode(owner.as_ref())[..16]);
-        let in_memory = [Some(Path::new("/dev/shm")), runtime_dir].into_iter().flatten();
-        let parent = in_memory.chain([data_dir]).find(|place| is_usable(place)).unwrap_or(data_dir);
-        let directory = parent.join(name);
+        let directory = in_memory(runtime_dir, data_dir).join(name);
         clear(&directory)?;
         make_private(&directory)?;
         Ok(Self { directory })
@@ -127,22 +104,6 @@ impl Drop for Credentials {
     }
 }
 
-/// Memory if at all: a directory that is read-only or cannot be written by this user is passed over.
-fn is_usable(place: &Path) -> bool {
-    let read_only = |vfs: rustix::fs::StatVfs| vfs.f_flag.contains(StatVfsMountFlags::RDONLY);
-    let writable = rustix::fs::access(place, rustix::fs::Access::WRITE_OK).is_ok();
-    place.is_dir() && writable && !rustix::fs::statvfs(place).is_ok_and(read_only)
-}
-
-fn make_private(directory: &Path) -> Result<(), Error> {
-    DirBuilder::new().mode(0o700).create(directory).map_err(at(directory))?;
-    // `create` would have failed on anything that was there before, links included.
-    let made = directory.symlink_metadata().map_err(at(directory))?;
-    let alone =
-        made.uid() == rustix::process::geteuid().as_raw() && made.permissions().mode() & 0o077 == 0;
-    if alone { Ok(()) } else { Err(Error::NotOurs(directory.to_owned())) }
-}
-
 fn clear(directory: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(directory)(error)),
@@ -154,19 +115,7 @@ fn write(directory: &Path, name: &str, data: &SecretJson) -> Result<(), Error> {
     if !is_file_name(name) {
         return Err(Error::Name(name.to_owned()));
     }
-    let path = directory.join(name);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(at(&path))?;
-    file.write_all(data.expose_text().as_bytes()).map_err(at(&path))
-}
-
-fn is_file_name(name: &str) -> bool {
-    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(allowed)
+    write_private(&directory.join(name), data.expose_text())
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -178,6 +127,7 @@ mod tests {
     use super::*;
     use secrecy::ExposeSecret;
     use serde_json::json;
+    use std::os::unix::fs::PermissionsExt;
 
     fn mode(path: &Path) -> u32 {
         path.symlink_metadata().expect("it is there").permissions().mode() & 0o777

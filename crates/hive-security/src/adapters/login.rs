@@ -1,6 +1,11 @@
 //! A user name with its password, and what is said when there is none.
 
-#[cfg(any(feature = "deadpool-postgres", feature = "redis", feature = "sqlx"))]
+#[cfg(any(
+    feature = "deadpool-postgres",
+    feature = "rdkafka",
+    feature = "redis",
+    feature = "sqlx"
+))]
 pub(super) use held::Login;
 
 /// Nothing may be used: the credential was withdrawn, or has not been issued yet.
@@ -14,7 +19,12 @@ pub struct Barred {
     pub server: &'static str,
 }
 
-#[cfg(any(feature = "deadpool-postgres", feature = "redis", feature = "sqlx"))]
+#[cfg(any(
+    feature = "deadpool-postgres",
+    feature = "rdkafka",
+    feature = "redis",
+    feature = "sqlx"
+))]
 mod held {
     use secrecy::SecretString;
 

@@ -9,6 +9,7 @@ use http::{Request, Uri};
 use tower::{Layer, Service};
 
 use super::Address;
+use crate::adapters::http::{Bearer, NoToken};
 use crate::{Audience, Error, Workload};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -19,42 +20,62 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// port fails with [`NotSent::Elsewhere`]. A URI that is only a path is taken for one of that server.
 /// Whatever `authorization` a request brings along is replaced.
 #[derive(Clone, Debug)]
-pub struct AttachJwt {
-    workload: Workload,
-    /// `host:port`.
-    authority: String,
-    audience: Audience,
-}
+pub struct AttachJwt(TokenFor);
 
-/// The service that [`AttachJwt`] makes.
+/// The service that [`AttachJwt`] and [`AttachBearer`](crate::adapters::http::AttachBearer) make.
 #[derive(Clone, Debug)]
 pub struct Attached<S> {
     inner: S,
-    layer: AttachJwt,
+    token: TokenFor,
+}
+
+/// A token, and the only server that it is sent to.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenFor {
+    bearer: Bearer,
+    /// `host:port`.
+    authority: String,
 }
 
 /// Why a request was not sent.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSent {
-    /// It would have carried a JWT-SVID to someone whom it is not meant for.
+    /// It would have carried a token to someone whom it is not meant for.
     #[error(
-        "this request was not sent: its JWT-SVID is for https://{server}; make another client for other servers"
+        "this request was not sent: its token is for https://{server}; make another client for other servers"
     )]
     Elsewhere {
         /// The server, `host:port`.
         server: String,
     },
-    /// There is no JWT-SVID for it.
+    /// There is no token for it.
     #[error("this request was not sent")]
-    NoIdentity(#[source] Error),
+    NoToken(#[source] NoToken),
 }
 
 impl AttachJwt {
     /// For the server at `address` (`https://host:port`), which is addressed as `audience`.
     pub fn new(workload: &Workload, address: &str, audience: Audience) -> Result<Self, Error> {
-        let authority = Address::parse(address)?.authority;
-        Ok(Self { workload: workload.clone(), authority, audience })
+        TokenFor::new(Bearer::jwt_svid(workload, audience), address).map(Self)
+    }
+}
+
+impl<S> Layer<S> for AttachJwt {
+    type Service = Attached<S>;
+
+    fn layer(&self, inner: S) -> Attached<S> {
+        self.0.attach_to(inner)
+    }
+}
+
+impl TokenFor {
+    pub(crate) fn new(bearer: Bearer, address: &str) -> Result<Self, Error> {
+        Ok(Self { bearer, authority: Address::parse(address)?.authority })
+    }
+
+    pub(crate) fn attach_to<S>(&self, inner: S) -> Attached<S> {
+        Attached { inner, token: self.clone() }
     }
 
     fn check(&self, uri: &Uri) -> Result<(), NotSent> {
@@ -71,14 +92,6 @@ impl AttachJwt {
         let (host, port) = (authority.host(), authority.port_u16().unwrap_or(443));
         !authority.as_str().contains('@')
             && self.authority.eq_ignore_ascii_case(&format!("{host}:{port}"))
-    }
-}
-
-impl<S> Layer<S> for AttachJwt {
-    type Service = Attached<S>;
-
-    fn layer(&self, inner: S) -> Attached<S> {
-        Attached { inner, layer: self.clone() }
     }
 }
 
@@ -101,14 +114,15 @@ where
         // The clone stays; the one that said it was ready makes the call.
         let clone = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, clone);
-        let layer = self.layer.clone();
+        let token = self.token.clone();
         Box::pin(async move {
-            layer.check(request.uri())?;
-            let svid = layer.workload.jwt_svid(&layer.audience).await;
-            let svid = svid.map_err(NotSent::NoIdentity)?;
-            let value = svid.authorization().ok_or("the JWT-SVID cannot be sent in a header")?;
-            request.headers_mut().insert(AUTHORIZATION, value);
-            ready.call(request).await.map_err(Into::into)
+            token.check(request.uri())?;
+            let value = token.bearer.authorization().await.map_err(NotSent::NoToken)?;
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+            let answer = ready.call(request).await;
+            // The server may look at the token until it has answered, so it is in use until then.
+            drop(value);
+            answer.map_err(Into::into)
         })
     }
 }
@@ -156,7 +170,7 @@ mod tests {
             "https://evil/orders.example:8443",
         ] {
             let refused = send(&layer, other).await.unwrap_err();
-            assert!(refused.to_string().contains("its JWT-SVID is for https://Orders"), "{other}");
+            assert!(refused.to_string().contains("its token is for https://Orders"), "{other}");
         }
     }
 
@@ -167,6 +181,6 @@ mod tests {
             AttachJwt::new(&stand.workload, "https://orders:1", audience("orders.td")).unwrap();
         stand.x509.publish(Err(Error::Withdrawn { reason: "no identity issued".to_owned() }));
         let error = send(&layer, "/a").await.unwrap_err();
-        assert!(matches!(error.downcast_ref(), Some(NotSent::NoIdentity(_))), "{error:?}");
+        assert!(matches!(error.downcast_ref(), Some(NotSent::NoToken(_))), "{error:?}");
     }
 }

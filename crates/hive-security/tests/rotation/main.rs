@@ -1,9 +1,10 @@
 //! Credentials that are replaced under load, on real servers.
 //!
 //! Every test runs once in the right order, adopt, drain, revoke, in which nothing may fail; and once with the order
-//! reversed, in which something must: otherwise the load would prove nothing.
+//! reversed, in which something must: otherwise the load would prove nothing. Kafka is the exception: it leaves the sessions of a removed user open.
 
 mod deadpool_postgres;
+mod kafka;
 mod load;
 mod postgres;
 mod redis;
