@@ -76,7 +76,9 @@ impl Core {
             self.give_up_leases(State::Absent, gate);
         }
         while !self.is_hurried {
-            let Some((place, is_retry)) = self.index.next_due(now, gate) else { break };
+            let Some((place, is_retry)) = self.index.next_due(now, gate) else {
+                break;
+            };
             self.revoke(now, Subject::Lease(place as usize), is_retry, gate);
         }
         let token = &self.token;
@@ -132,11 +134,16 @@ impl Core {
         if by <= now {
             return self.give_up(gate);
         }
-        if self.is_kept() && !self.is_hurried && hurry <= now && self.index.unsettled > 0 {
-            self.is_hurried = true;
-            self.forget_unstarted(gate);
-            self.give_up_leases(State::Left, gate);
+        if self.is_kept() && hurry <= now && self.index.unsettled > 0 {
+            self.entrust(gate);
         }
+    }
+
+    /// From now on only the token is given back, and takes the leases along.
+    pub(crate) fn entrust(&mut self, gate: &mut Gate) {
+        self.is_hurried = true;
+        self.forget_unstarted(gate);
+        self.give_up_leases(State::Left, gate);
     }
 
     /// The time for giving back is over.
@@ -155,7 +162,9 @@ impl Core {
     }
 
     pub(crate) fn hurry_at(&self) -> Option<Moment> {
-        let Phase::Closing { hurry, .. } = self.phase else { return None };
+        let Phase::Closing { hurry, .. } = self.phase else {
+            return None;
+        };
         (self.is_kept() && !self.is_hurried && self.index.unsettled > 0).then_some(hurry)
     }
 

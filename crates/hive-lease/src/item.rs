@@ -166,7 +166,9 @@ impl Item {
         self.state = State::Leaseless;
         self.next = None;
         self.backoff.reset();
-        let Some(Refresh { every, stale_after }) = self.want.refresh else { return };
+        let Some(Refresh { every, stale_after }) = self.want.refresh else {
+            return;
+        };
         let end = sent + stale_after;
         self.term = Some(Term { sent, expires: end, hard_expiry: end });
         let again = sent + every.mul_f64(self.spread());

@@ -106,7 +106,9 @@ impl Core {
         if !self.answered(subject, gate) {
             return;
         }
-        let Some(state) = self.peek(subject).map(|item| item.state) else { return };
+        let Some(state) = self.peek(subject).map(|item| item.state) else {
+            return;
+        };
         match (state, self.is_closing()) {
             (State::Wanted, false) => self.not_issued(now, subject, failure, roll, gate),
             (State::Wanted, true) => {

@@ -7,6 +7,8 @@ use crate::backoff::{CEILING, FLOOR};
 /// The bounds of a renewal point: late enough to be cheap, early enough to survive an outage.
 const FRACTION: std::ops::RangeInclusive<f64> = 0.50..=0.65;
 
+/// Of a promise of a few seconds, the margin of trust is a large part; it is renewed before.
+const LATEST: f64 = 0.90;
 /// The bounds of the point at which renewals have failed for so long that a replacement begins beside them.
 const UNRENEWED: std::ops::RangeInclusive<f64> = 0.70..=0.80;
 /// Logging in, issuing and probing, when all is well.
@@ -179,7 +181,7 @@ impl Policy {
 
     /// When to renew, counted from the request. A promise of a few seconds is renewed while it is still relied on.
     pub(crate) fn renew_after(&self, ttl: Duration, fraction: f64) -> Duration {
-        let latest = self.usable(ttl).mul_f64(*FRACTION.end());
+        let latest = self.usable(ttl).mul_f64(LATEST);
         ttl.mul_f64(fraction).min(latest)
     }
 

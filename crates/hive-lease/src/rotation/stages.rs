@@ -16,8 +16,10 @@ const ADOPT_WITHIN: Duration = Duration::from_secs(30);
 const CUT_WITHIN: Duration = Duration::from_secs(5);
 /// How long an epoch that was replaced may try to give back what it holds. Most tokens have expired by then.
 const RETIRE_WITHIN: Duration = Duration::from_secs(86_400);
-/// How many epochs may be trying that. Beyond, the oldest is given up, and reported.
+/// How many epochs may be trying that lease by lease. Beyond, the oldest is left to its token.
 const RETIRING_MAX: usize = 8;
+/// How many epochs may be trying that at all. Beyond, the oldest is given up, and reported.
+const TOKENS_MAX: usize = 100;
 /// Between attempts to open an epoch that nothing but a person can help, or that may leave an orphan each time.
 const SLOW_CEILING: Duration = Duration::from_secs(300);
 
@@ -93,7 +95,9 @@ impl Rotation {
         roll: Roll,
     ) {
         let policy = self.policy;
-        let Some(place) = self.place(generation) else { return };
+        let Some(place) = self.place(generation) else {
+            return;
+        };
         let Stage::Probing { is_asked, due, backoff } = &mut self.epochs[place].stage else {
             return;
         };
@@ -120,7 +124,9 @@ impl Rotation {
     }
 
     pub(super) fn adopted(&mut self, now: Moment, generation: Generation) {
-        let Some(place) = self.place(generation) else { return };
+        let Some(place) = self.place(generation) else {
+            return;
+        };
         if !matches!(self.epochs[place].stage, Stage::Adopting { .. }) {
             return;
         }
@@ -323,10 +329,18 @@ impl Rotation {
         });
     }
 
-    /// New credentials are worth more than the tidy end of old ones.
+    /// New credentials are worth more than the tidy end of old ones: when too many are being given back, the oldest are
+    /// left to their tokens, and when there are too many of these, the oldest of them is given up.
     fn make_room(&mut self) {
-        let retiring = self.epochs.iter().filter(|epoch| epoch.stage.is_closing()).count();
-        if retiring >= RETIRING_MAX
+        let retiring = || self.epochs.iter().filter(|epoch| epoch.stage.is_closing());
+        let by_lease = |epoch: &Epoch| epoch.stage.is_closing() && epoch.core.index.unsettled > 0;
+        let (all, each) = (retiring().count(), retiring().filter(|epoch| by_lease(epoch)).count());
+        if each >= RETIRING_MAX
+            && let Some(oldest) = self.epochs.iter_mut().find(|epoch| by_lease(epoch))
+        {
+            oldest.core.entrust(&mut self.gate);
+        }
+        if all >= TOKENS_MAX
             && let Some(oldest) = self.epochs.iter_mut().find(|epoch| epoch.stage.is_closing())
         {
             oldest.core.give_up(&mut self.gate);

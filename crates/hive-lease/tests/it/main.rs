@@ -2,6 +2,8 @@
 
 mod epoch;
 mod epoch_storm;
+mod faults;
 mod rotation;
+mod stand;
 mod storm;
 mod world;

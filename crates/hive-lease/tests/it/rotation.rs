@@ -1,163 +1,13 @@
 //! What a rotation does in one situation each.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use hive_lease::{
-    Action, Failure, Generation, Grant, Input, LeaseId, Moment, Policy, Reason, Refresh, Roll,
-    Rotation, RotationAction, RotationInput, RotationState, Subject, Target, Want,
+    Action, Failure, Input, LeaseId, Policy, Reason, Refresh, RotationAction, RotationInput,
+    RotationState, Target, Want,
 };
 
-const REQUIRED: Want = Want { optional: false, refresh: None };
-const LEASE: Subject = Subject::Lease(0);
-const LATER: Failure = Failure::Transient { wait: None };
-
-fn at(seconds: f64) -> Moment {
-    Moment::after(Duration::from_secs_f64(seconds))
-}
-
-fn grant(ttl_s: u64, renewable: bool) -> Grant {
-    Grant { ttl: Duration::from_secs(ttl_s), renewable }
-}
-
-/// A driver whose issuer and holders answer at once, as they are told to.
-struct Stand {
-    rotation: Rotation,
-    now: f64,
-    /// What was done, in words.
-    log: Vec<String>,
-    token: Grant,
-    lease: Option<Grant>,
-    /// What fails, by the first word of its line in the log.
-    fails: HashMap<&'static str, Failure>,
-    drains: bool,
-}
-
-impl Stand {
-    fn new(wants: &[Want], token: Grant, lease: Option<Grant>) -> Self {
-        Self::with(Policy::default(), wants, token, lease)
-    }
-
-    fn with(policy: Policy, wants: &[Want], token: Grant, lease: Option<Grant>) -> Self {
-        let rotation = Rotation::new(policy, wants.iter().copied(), 7, at(0.0), at(10.0));
-        let (log, fails) = (Vec::new(), HashMap::new());
-        Self { rotation, now: 0.0, log, token, lease, fails, drains: true }
-    }
-
-    /// A stand that serves generation 1, and has forgotten how it came to that.
-    fn serving(token: Grant, lease: Grant) -> Self {
-        let mut stand = Self::new(&[REQUIRED], token, Some(lease));
-        stand.perform();
-        assert_eq!(stand.rotation.serving(at(0.0)), Some(1));
-        stand.log.clear();
-        stand
-    }
-
-    fn perform(&mut self) {
-        while let Some(action) = self.rotation.poll_action() {
-            let (line, answer) = self.answer(action);
-            self.log.push(line);
-            if let Some(answer) = answer {
-                self.rotation.handle(at(self.now), answer);
-            }
-        }
-    }
-
-    fn answer(&self, action: RotationAction) -> (String, Option<RotationInput>) {
-        let roll = Roll::new(0.5);
-        match action {
-            RotationAction::Epoch { generation, action } => {
-                let (line, subject, good) = self.answer_of_issuer(action);
-                let failure = line.split(' ').next().and_then(|word| self.fails.get(word));
-                let input = match failure {
-                    Some(failure) => Input::Failed { subject, failure: *failure, roll },
-                    None => good,
-                };
-                (
-                    format!("{line} of {generation}"),
-                    Some(RotationInput::Epoch { generation, input }),
-                )
-            }
-            RotationAction::Probe { generation } => {
-                let outcome = self.fails.get("probe").map_or(Ok(()), |failure| Err(*failure));
-                let input = RotationInput::Probed { generation, outcome, roll };
-                (format!("probe {generation}"), Some(input))
-            }
-            RotationAction::Adopt { generation } => {
-                (format!("adopt {generation}"), Some(RotationInput::Adopted { generation }))
-            }
-            RotationAction::Drain { generation, .. } => {
-                let input = self.drains.then_some(RotationInput::Drained { generation });
-                (format!("drain {generation}"), input)
-            }
-            RotationAction::Cut { generation } => {
-                (format!("cut {generation}"), Some(RotationInput::Drained { generation }))
-            }
-            RotationAction::Withdraw { reason } => (format!("withdraw: {reason:?}"), None),
-            RotationAction::Ended { generation, .. } => (format!("ended {generation}"), None),
-        }
-    }
-
-    fn answer_of_issuer(&self, action: Action) -> (String, Subject, Input) {
-        let sent = at(self.now);
-        let about = |subject| if subject == Subject::Token { "token" } else { "lease" };
-        match action {
-            Action::Login => {
-                let input = Input::LoggedIn { sent, grant: self.token };
-                ("login".to_owned(), Subject::Token, input)
-            }
-            Action::Issue { request } => {
-                let lease = self.lease.map(|grant| (LeaseId::new(format!("{request}")), grant));
-                let input = Input::Issued { request, sent, lease };
-                ("issue".to_owned(), Subject::Lease(request), input)
-            }
-            Action::Refresh { request } => {
-                let input = Input::Refreshed { request, sent };
-                ("refresh".to_owned(), Subject::Lease(request), input)
-            }
-            Action::Renew { target, ask } => {
-                let subject = target.subject();
-                let input =
-                    Input::Renewed { subject, sent, grant: Grant { ttl: ask, renewable: true } };
-                (format!("renew {}", about(subject)), subject, input)
-            }
-            Action::Revoke { target } => {
-                let subject = target.subject();
-                (format!("revoke {}", about(subject)), subject, Input::Revoked { subject })
-            }
-            Action::Serve | Action::Withdraw => panic!("{action:?} is not for a driver"),
-        }
-    }
-
-    /// Lets time pass until then, doing whatever is due on the way.
-    fn until(&mut self, seconds: f64) {
-        for _ in 0..100_000 {
-            self.perform();
-            let due =
-                self.rotation.poll_timeout().map(|moment| moment.since_origin().as_secs_f64());
-            let Some(due) = due.filter(|due| *due <= seconds) else {
-                self.now = seconds;
-                return;
-            };
-            self.now = due;
-            self.rotation.handle_timeout(at(self.now));
-        }
-        panic!("it spins at {} s: {:?}", self.now, &self.log[self.log.len() - 20..]);
-    }
-
-    fn tell(&mut self, input: RotationInput) {
-        self.rotation.handle(at(self.now), input);
-        self.perform();
-    }
-
-    fn count(&self, word: &str) -> usize {
-        self.log.iter().filter(|line| line.starts_with(word)).count()
-    }
-
-    fn serving_now(&self) -> Option<Generation> {
-        self.rotation.serving(at(self.now))
-    }
-}
+use crate::stand::{LATER, LEASE, REQUIRED, Stand, at, grant};
 
 #[test]
 fn the_first_generation_is_probed_and_adopted_before_it_is_served() {
@@ -366,7 +216,9 @@ fn a_stop_in_the_middle_of_a_rotation_leaves_nothing() {
         stand.rotation.handle_timeout(at(1.0));
         stand.now = 1.0;
         for _ in 0..steps {
-            let Some(action) = stand.rotation.poll_action() else { break };
+            let Some(action) = stand.rotation.poll_action() else {
+                break;
+            };
             let (line, answer) = stand.answer(action);
             stand.log.push(line);
             if let Some(answer) = answer {
@@ -437,4 +289,24 @@ fn a_static_secret_is_read_again_and_trusted_for_a_while_if_it_cannot_be() {
     assert_eq!(stand.serving_now(), Some(1));
     stand.until(6700.0);
     assert_eq!((stand.serving_now(), stand.rotation.state()), (None, RotationState::Withdrawn));
+}
+
+#[test]
+fn however_many_leases_there_are_sixteen_calls_are_under_way() {
+    let mut stand = Stand::new(&[REQUIRED; 2000], grant(36_000, true), Some(grant(3600, true)));
+    assert!(stand.perform_one(), "the login");
+    let mut under_way = Vec::new();
+    let mut issued = 0;
+    loop {
+        under_way.extend(std::iter::from_fn(|| stand.rotation.poll_action()));
+        assert!(under_way.len() <= 16 && stand.rotation.in_flight() <= 16);
+        let Some(action) = under_way.pop() else { break };
+        let (line, answer) = stand.answer(action);
+        if line.starts_with("probe") {
+            break;
+        }
+        issued += 1;
+        stand.rotation.handle(at(0.0), answer.expect("an issuer answers"));
+    }
+    assert_eq!((issued, stand.rotation.held()), (2000, 2001));
 }

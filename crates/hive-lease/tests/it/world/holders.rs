@@ -104,7 +104,9 @@ impl World {
     }
 
     pub(super) fn use_ends(&mut self, generation: Generation, user: u64) {
-        let Some(epoch) = self.epochs.get_mut(&generation) else { return };
+        let Some(epoch) = self.epochs.get_mut(&generation) else {
+            return;
+        };
         let was_last = epoch.users.remove(&user) && epoch.users.is_empty();
         if was_last && epoch.is_draining {
             self.drained(generation);
