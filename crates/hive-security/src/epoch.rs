@@ -9,12 +9,11 @@
 //! All decisions are those of [`hive_lease::Lifecycle`]; the task in here performs them, and it alone knows the token.
 
 mod driver;
-mod outcome;
 
 use std::future::Future;
 use std::time::Duration;
 
-use hive_lease::Reason;
+use hive_lease::{Reason, Subject};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -105,6 +104,12 @@ pub enum Error {
         /// The Vault role.
         role: String,
     },
+    /// Two requests have one name.
+    #[error("two credentials are called {name}: give each a name of its own")]
+    Twice {
+        /// The name.
+        name: String,
+    },
     /// Not everything was issued in time, or an answer was lost on its way.
     #[error("{what} of the Vault role {role} could not be had: {reason}")]
     Unavailable {
@@ -118,9 +123,53 @@ pub enum Error {
         #[source]
         cause: Option<Cause>,
     },
+    /// What Vault issued cannot be used by those it is for.
+    #[error(
+        "what Vault issued to the role {role} is refused where it is to be used: see the cause, and the role's statements"
+    )]
+    Unusable {
+        /// The Vault role.
+        role: String,
+        /// What a holder said.
+        #[source]
+        cause: Option<Cause>,
+    },
+}
+
+/// What a reason is about, if it is about one thing.
+pub(crate) fn about(reason: Reason) -> Option<Subject> {
+    match reason {
+        Reason::Denied(subject)
+        | Reason::Expired(subject)
+        | Reason::Gone(subject)
+        | Reason::MaxTtl(subject)
+        | Reason::Missing(subject)
+        | Reason::Refused(subject)
+        | Reason::Uncertain(subject) => Some(subject),
+        _ => None,
+    }
 }
 
 impl Error {
+    pub(crate) fn of(
+        reason: Reason,
+        what: String,
+        path: String,
+        role: String,
+        cause: Option<Cause>,
+    ) -> Self {
+        match reason {
+            Reason::Gone(_) => Self::Revoked { what, role },
+            Reason::Missing(_) => Self::Missing { what, path, role },
+            Reason::Refused(_) => Self::Refused { what, role, cause },
+            Reason::TooLate | Reason::Uncertain(_) => {
+                Self::Unavailable { what, role, reason, cause }
+            }
+            Reason::Unusable => Self::Unusable { role, cause },
+            _ => Self::Expired { what, role, reason, cause },
+        }
+    }
+
     /// Whether another epoch, opened later, may do better without anyone changing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Expired { .. } | Self::Revoked { .. } | Self::Unavailable { .. })

@@ -134,6 +134,11 @@ pub(crate) fn causes<'a>(
     })
 }
 
+/// An error and all its causes, in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// What a stranger said, as much of it as fits into a sentence.
 pub(crate) fn bounded(said: &str) -> String {
     const SHOWN_CHARS: usize = 300;

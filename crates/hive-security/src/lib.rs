@@ -57,6 +57,7 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod issuer;
 pub mod metrics;
 mod refusal;
 pub mod rotating;

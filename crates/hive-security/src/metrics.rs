@@ -4,10 +4,14 @@ use std::fmt::{self, Display, Write};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod credentials;
+
 use crate::Workload;
+use crate::credentials::{Board, Credentials};
 use crate::serve::{Authenticate, Counts};
 
-/// The metrics of a workload and of the servers it runs. Whoever has an endpoint for metrics shows them there; no
+/// The metrics of a workload, of its credentials and of the servers it runs; [`default`](Self::default) is without a
+/// workload. Whoever has an endpoint for metrics shows them there; no
 /// port is opened here.
 ///
 /// | name | type | labels | what it says |
@@ -19,6 +23,26 @@ use crate::serve::{Authenticate, Counts};
 /// | `grpc_auth_failures_total` | counter | `service`, `reason` | `unauthenticated` (who calls was not proved), `unauthorized` (no rule allows it) |
 /// | `grpc_auth_streams_ended_total` | counter | `service`, `reason` | streams cut off: a document `expired`, a new policy `revoked` them |
 ///
+/// Credentials add theirs; all of them carry the Vault `role`:
+///
+/// | name | type | labels | what it says |
+/// |---|---|---|---|
+/// | `hive_credentials_state` | gauge | `state` | 1 for the state they are in |
+/// | `vault_token_expiry_timestamp_seconds` | gauge | | when the login token ends |
+/// | `hive_lease_expiry_timestamp_seconds` | gauge | `credential`, `mount`, `role` of the engine | when a lease ends |
+/// | `hive_credential_generation` | gauge | `credential` | grows each time holders move |
+/// | `hive_credential_holders` | gauge | `credential` | who would have to move |
+/// | `hive_leases_held`, `hive_epochs_draining` | gauge | | what Vault keeps for us; what is still used of the old |
+/// | `vault_logins_total`, `vault_token_renewals_total` | counter | `status` | `success`, `error` |
+/// | `vault_credential_renewals_total` | counter | `credential_type`, `status` | by the path of the engine |
+/// | `hive_credential_issues_total`, `hive_credential_refreshes_total`, `hive_revocations_total`, `hive_probes_total` | counter | `status` | |
+/// | `hive_rotations_total` | counter | `reason` | why new ones were needed |
+/// | `hive_overlap_seconds` | summary | | how long the old were kept for their users |
+/// | `hive_fail_closed_total` | counter | | times when nothing could be used any more: alert |
+/// | `hive_overlap_cuts_total` | counter | | the old were taken from their users: lengthen the overlap |
+/// | `hive_leases_left_total` | counter | | could not be given back: alert |
+/// | `hive_leases_entrusted_total` | counter | | ended by the end of their token |
+///
 /// While the identity is withdrawn, its gauges are absent: there is nothing that could expire.
 ///
 /// ```no_run
@@ -29,16 +53,24 @@ use crate::serve::{Authenticate, Counts};
 /// println!("{metrics}");
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    workload: Workload,
+    workload: Option<Workload>,
     servers: Vec<(String, Arc<Counts>)>,
+    credentials: Vec<Arc<Board>>,
 }
 
 impl Metrics {
     /// The metrics of this workload's identity.
     pub fn of(workload: &Workload) -> Self {
-        Self { workload: workload.clone(), servers: Vec::new() }
+        Self { workload: Some(workload.clone()), ..Self::default() }
+    }
+
+    /// Also those of a set of credentials. The sets of one process have different Vault roles.
+    #[must_use]
+    pub fn and_credentials(mut self, credentials: &Credentials) -> Self {
+        self.credentials.push(Arc::clone(credentials.board()));
+        self
     }
 
     /// Also those of a server's decisions, under the name `service`.
@@ -52,45 +84,16 @@ impl Metrics {
 /// The metrics of this moment, in the text format of Prometheus.
 impl Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.identity(f)?;
-        self.fetches(f)?;
-        self.decisions(f)
+        if let Some(workload) = &self.workload {
+            identity(f, workload)?;
+            fetches(f, workload)?;
+        }
+        self.decisions(f)?;
+        credentials::render(f, &self.credentials)
     }
 }
 
 impl Metrics {
-    fn identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let x509 = self.workload.x509().current();
-        let jwt = self.workload.jwt_bundles().current();
-        let expiry = x509.as_ref().as_ref().ok().and_then(|material| material.svids().first());
-        let name = "spiffe_svid_expiry_timestamp_seconds";
-        family(f, name, "gauge", "When the default X.509-SVID expires.")?;
-        if let Some(svid) = expiry {
-            sample(f, name, &[("svid_type", "x509_svid")], seconds(svid.expires_at()))?;
-        }
-        let name = "spiffe_last_update_timestamp_seconds";
-        family(f, name, "gauge", "When the Workload API sent what is in use.")?;
-        if let Ok(material) = &*x509 {
-            sample(f, name, &[("svid_type", "x509_svid")], seconds(material.received_at()))?;
-        }
-        if let Ok(bundles) = &*jwt {
-            sample(f, name, &[("svid_type", "jwt_svid")], seconds(bundles.received_at()))?;
-        }
-        Ok(())
-    }
-
-    fn fetches(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = "spiffe_svid_fetch_total";
-        family(f, name, "counter", "JWT-SVIDs that were asked of the Workload API.")?;
-        let fetches = self.workload.jwt_svid_fetches();
-        let outcomes =
-            [("success", fetches.succeeded), ("denied", fetches.denied), ("error", fetches.failed)];
-        for (status, count) in outcomes {
-            sample(f, name, &[("svid_type", "jwt_svid"), ("status", status)], count)?;
-        }
-        Ok(())
-    }
-
     fn decisions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tallies = self.servers.iter().map(|(service, counts)| (&**service, counts.tally()));
         let tallies: Vec<_> = tallies.collect();
@@ -117,6 +120,38 @@ impl Metrics {
         }
         Ok(())
     }
+}
+
+fn identity(f: &mut fmt::Formatter<'_>, workload: &Workload) -> fmt::Result {
+    let x509 = workload.x509().current();
+    let jwt = workload.jwt_bundles().current();
+    let expiry = x509.as_ref().as_ref().ok().and_then(|material| material.svids().first());
+    let name = "spiffe_svid_expiry_timestamp_seconds";
+    family(f, name, "gauge", "When the default X.509-SVID expires.")?;
+    if let Some(svid) = expiry {
+        sample(f, name, &[("svid_type", "x509_svid")], seconds(svid.expires_at()))?;
+    }
+    let name = "spiffe_last_update_timestamp_seconds";
+    family(f, name, "gauge", "When the Workload API sent what is in use.")?;
+    if let Ok(material) = &*x509 {
+        sample(f, name, &[("svid_type", "x509_svid")], seconds(material.received_at()))?;
+    }
+    if let Ok(bundles) = &*jwt {
+        sample(f, name, &[("svid_type", "jwt_svid")], seconds(bundles.received_at()))?;
+    }
+    Ok(())
+}
+
+fn fetches(f: &mut fmt::Formatter<'_>, workload: &Workload) -> fmt::Result {
+    let name = "spiffe_svid_fetch_total";
+    family(f, name, "counter", "JWT-SVIDs that were asked of the Workload API.")?;
+    let fetches = workload.jwt_svid_fetches();
+    let outcomes =
+        [("success", fetches.succeeded), ("denied", fetches.denied), ("error", fetches.failed)];
+    for (status, count) in outcomes {
+        sample(f, name, &[("svid_type", "jwt_svid"), ("status", status)], count)?;
+    }
+    Ok(())
 }
 
 fn family(f: &mut fmt::Formatter<'_>, name: &str, kind: &str, help: &str) -> fmt::Result {

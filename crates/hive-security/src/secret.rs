@@ -66,6 +66,15 @@ impl SecretJson {
         found
     }
 
+    /// Whether it is the same document.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(
+            self.expose_text().as_bytes(),
+            other.expose_text().as_bytes(),
+        )
+        .is_ok()
+    }
+
     /// The names of the top-level fields, in order; names are not secret.
     pub fn field_names(&self) -> Vec<String> {
         let mut document: Value = self.expose().unwrap_or_default();

@@ -3,62 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hive_dev::authority::{Authority, AuthorityConfig, Entry};
-use hive_dev::vault::{Setup, Vault};
-use hive_dev::witness::Witness;
 use hive_security::epoch::{Epoch, Error, Request};
-use hive_security::{Workload, WorkloadConfig};
 use secrecy::ExposeSecret;
-use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{client, database, postgres, setup, until};
+use crate::fixture::{client, database, postgres, until};
+use crate::stack::{DEADLINE, Stack};
 
-const DEADLINE: Duration = Duration::from_secs(10);
 const ROLE: &str = "ticket-deploy";
-
-/// A workload that the vault knows, and the vault.
-struct Stack {
-    vault: Vault,
-    workload: Workload,
-    audit: std::path::PathBuf,
-    stop: CancellationToken,
-    _authority: Authority,
-    _directory: tempfile::TempDir,
-}
-
-impl Stack {
-    async fn start(change: impl FnOnce(&mut Setup)) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut config = AuthorityConfig::new(directory.path().join("api.sock"));
-        config.trust_domain = Some("hive.test".to_owned());
-        let authority = Authority::start(config).await.expect("it starts");
-        let worker = "/ns/neural-hive-execution/sa/worker-agents/one";
-        authority.add_entry(Entry::of_process(worker, std::process::id())).expect("an entry");
-        let attach = WorkloadConfig::new(authority.endpoint(), DEADLINE);
-        let (workload, upkeep) = Workload::attach(attach).await.expect("an identity");
-        let stop = CancellationToken::new();
-        tokio::spawn(upkeep.run(stop.clone()));
-        let mut setup = setup(&authority.keys_url(), directory.path());
-        change(&mut setup);
-        let audit = setup.audit_path.clone().expect("a log");
-        let vault = Vault::start(setup, Witness::none()).await.expect("it starts");
-        Self { vault, workload, audit, stop, _authority: authority, _directory: directory }
-    }
-
-    async fn open(&self, role: &str, requests: &[Request]) -> Result<Epoch, Error> {
-        let (client, workload) = (client(&self.vault.address), self.workload.clone());
-        Epoch::open(client, workload, role.to_owned(), requests.to_vec(), DEADLINE).await
-    }
-
-    fn audited(&self) -> String {
-        std::fs::read_to_string(&self.audit).expect("there is an audit log")
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.vault.stop().await.expect("nothing is left");
-    }
-}
 
 fn wanted(name: &str, path: &str, optional: bool) -> Request {
     Request { name: name.to_owned(), path: path.to_owned(), optional }

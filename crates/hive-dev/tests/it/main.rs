@@ -17,5 +17,7 @@ mod interop_grpc;
 mod interop_rotation;
 mod issuer;
 mod proxy;
+mod rotation;
+mod stack;
 mod standard;
 mod vault;

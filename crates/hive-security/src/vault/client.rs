@@ -148,6 +148,18 @@ impl VaultClient {
         Ok(reply.parse::<Envelope>()?.into_answer())
     }
 
+    /// Writes to a path and reads the answer, such as a certificate. It may create a lease, so it is not repeated.
+    pub async fn write(
+        &self,
+        token: &SecretString,
+        path: &str,
+        body: &Value,
+    ) -> Result<Answer, VaultError> {
+        let body = secret_body(body);
+        let reply = self.http.call(Method::POST, path, Some(token), Some(body)).await?;
+        Ok(reply.parse::<Envelope>()?.into_answer())
+    }
+
     /// What Vault says of this token.
     pub async fn lookup_self(&self, token: &SecretString) -> Result<TokenFacts, VaultError> {
         let reply =

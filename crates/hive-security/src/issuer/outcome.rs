@@ -37,6 +37,20 @@ pub(super) async fn of_renewal(
     }
 }
 
+/// Reading again may be repeated; what matters is whether the token is still good.
+pub(super) async fn of_reading(
+    vault: &VaultClient,
+    token: &SecretString,
+    error: &VaultError,
+) -> Failure {
+    match error {
+        VaultError::NotFound { .. } => Failure::Absent,
+        VaultError::Denied { .. } => of_denial(vault, token).await,
+        error if error.is_transient() => transient(error),
+        _ => Failure::Denied,
+    }
+}
+
 /// A revocation may be repeated, and what is gone already needs none.
 pub(super) async fn of_revocation(
     vault: &VaultClient,
