@@ -21,7 +21,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         ],
     ),
     ("hive-api", &["hive-plan"]),
-    ("hive-dev", &["hive-api", "hive-runtime", "hive-security"]),
+    ("hive-dev", &["hive-api", "hive-lease", "hive-runtime", "hive-security"]),
     ("hive-lease", &[]),
     ("hive-orchestrator", &["hive-api", "hive-plan", "hive-runtime", "hive-security"]),
     ("hive-plan", &["hive-yaml"]),
