@@ -29,6 +29,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).expect("it works");
 //! ```
+//!
+//! # Test your Vault code in ten lines
+//!
+//! Any client will do; here it is plain HTTP. The clock is the test's, so that an hour takes no time.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+//! use hive_dev::{vault::{Setup, Vault}, witness::Witness};
+//! use hive_security::{clock::Clock, vault::{VaultClient, VaultConfig}};
+//!
+//! let (clock, hands) = Clock::by_hand();
+//! let vault = Vault::start_with_clock(Setup::danger_root("root"), Witness::none(), clock).await?;
+//! let client = VaultClient::new(VaultConfig::at(&vault.address))?;
+//! let root = secrecy::SecretString::from("root");
+//! assert!(client.lookup_self(&root).await.is_ok());
+//!
+//! vault.set_sealed(true); // your client waits, or your test fails
+//! assert!(client.lookup_self(&root).await.is_err());
+//! hands.advance(std::time::Duration::from_secs(3600));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).expect("it works");
+//! ```
 
 mod algorithms;
 pub mod authority;

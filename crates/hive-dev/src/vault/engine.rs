@@ -80,9 +80,14 @@ type Make = fn(&Map<String, Value>) -> Arc<dyn Engine>;
 
 /// What can be mounted: whether it is an auth method, its type, and how it is made.
 pub(super) const CATALOG: &[(bool, &str, Make)] = &[
+    (true, "approle", |_| Arc::new(super::approle::AppRole::default())),
     (true, "jwt", |_| Arc::new(super::jwt::Jwt::default())),
+    (true, "kubernetes", |_| Arc::new(super::kubernetes::Kubernetes::default())),
     (true, "oidc", |_| Arc::new(super::jwt::Jwt::default())),
+    (false, "database", |_| Arc::new(super::database::Databases::default())),
     (false, "kv", super::kv::engine),
+    (false, "pki", |_| Arc::new(super::pki::PkiEngine::default())),
+    (false, "transit", |_| Arc::new(super::transit::Transit::default())),
 ];
 
 /// What is mounted somewhere.

@@ -6,6 +6,7 @@
 //!
 //! Its [`weather`](Vault::weather) makes it refuse, stall and lose answers; its [`Clock`] may be one that a test turns.
 
+mod approle;
 mod audit;
 mod begin;
 mod clock;
@@ -17,6 +18,7 @@ mod fields;
 mod jwt;
 mod jwt_claims;
 mod jwt_keys;
+mod kubernetes;
 mod kv;
 mod kv_one;
 mod kv_store;
@@ -24,6 +26,7 @@ mod leases;
 mod leases_api;
 mod mounts;
 mod namespaces;
+mod pki;
 mod policies_api;
 mod policy;
 mod policy_text;
@@ -38,6 +41,7 @@ mod sys;
 mod terms;
 mod token;
 mod tokens;
+mod transit;
 pub mod weather;
 mod wrapping;
 

@@ -63,15 +63,32 @@ impl Core {
         }
         self.state().policies.open(path, self.clock.wall());
         let prefix = if path.is_empty() { "" } else { "ns_" };
-        let own: [(&str, &str, Arc<dyn Engine>); 4] = [
-            ("auth/token/", "token", Arc::new(super::token::Tokens::default())),
-            ("cubbyhole/", "cubbyhole", Arc::new(super::kv_one::Cubbyhole)),
-            ("identity/", "identity", Arc::new(super::sys::Identity)),
-            ("sys/", "system", Arc::new(super::sys::System)),
+        let own: [(&str, &str, &str, Arc<dyn Engine>); 4] = [
+            (
+                "auth/token/",
+                "token",
+                "token based credentials",
+                Arc::new(super::token::Tokens::default()),
+            ),
+            (
+                "cubbyhole/",
+                "cubbyhole",
+                "per-token private secret storage",
+                Arc::new(super::kv_one::Cubbyhole),
+            ),
+            ("identity/", "identity", "identity store", Arc::new(super::sys::Identity)),
+            (
+                "sys/",
+                "system",
+                "system endpoints used for control, policy and debugging",
+                Arc::new(super::sys::System),
+            ),
         ];
-        for (mount, kind, engine) in own {
+        for (mount, kind, description, engine) in own {
             let kind = format!("{prefix}{kind}");
-            self.add_mount(Arc::new(Mount::new(path, mount, &kind, Value::Null, engine)));
+            let mount = Mount::new(path, mount, &kind, Value::Null, engine);
+            mount.config().description = description.to_owned();
+            self.add_mount(Arc::new(mount));
         }
     }
 }

@@ -68,6 +68,10 @@ pub(super) async fn answer(
     call: &Call,
     entry: &mut Entry,
 ) -> Result<Reply, Fault> {
+    if core.seal.is_sealed() && (call.verb, call.path.as_str()) == (Verb::Write, "sys/seal") {
+        // It is what was asked for, and there is no token that could be looked at.
+        return Ok(Reply::Empty);
+    }
     core.seal.check(&call.path)?;
     core.quotas.check(&call.full_path(), &call.path, core.clock.now())?;
     let found = core.mount(&call.namespace, &call.path);

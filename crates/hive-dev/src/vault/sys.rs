@@ -27,6 +27,8 @@ const SUDO: [&str; 5] =
 /// Of the whole vault, not of a namespace.
 const ROOT_ONLY: [&str; 3] = ["health", "seal", "unseal"];
 
+const NO_AUDIT: &str = "cannot enable audit device via API; use declarative, config-based audit device management instead";
+
 /// The system's own engine.
 pub(super) struct System;
 
@@ -74,6 +76,7 @@ async fn answer(ask: &Ask<'_>) -> Result<Reply, Fault> {
         (Verb::Write, "remount") => mounts::remount(ask).await,
         (Verb::Write, "wrapping/wrap") => wrapping::wrap(ask),
         (Verb::Read, "audit") => Ok(Reply::data(json!({}))),
+        (Verb::Write, audit) if audit.starts_with("audit/") => Err(Fault::new(400, NO_AUDIT)),
         _ => below(ask, path).await,
     }
 }
