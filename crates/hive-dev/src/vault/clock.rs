@@ -7,8 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(super) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let ((year, month, day), (hour, minute, second)) = civil(since.as_secs());
-    let nanos = since.subsec_nanos();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+    let fraction = format!(".{:09}", since.subsec_nanos());
+    // As Go writes it: no zeros at the end, and no point without a fraction.
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
+/// Without the fraction of a second.
+pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
+    let past = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(past.as_secs())
 }
 
 /// `2026-11-24 10:00:00+0000`, for `VALID UNTIL`.

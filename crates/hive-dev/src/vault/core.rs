@@ -1,6 +1,6 @@
 //! What a development vault consists of: mounts, policies, namespaces, tokens and leases in one place, under one lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -40,6 +40,9 @@ pub(super) struct Cluster {
     pub(super) name: String,
 }
 
+/// Whoever moves a mount asks at once.
+const MOVES_MAX: usize = 64;
+
 #[derive(Default)]
 pub(super) struct State {
     /// By the SHA-256 of the token: the tokens themselves are nowhere.
@@ -54,6 +57,18 @@ pub(super) struct State {
     pub(super) entities: HashMap<(String, String), String>,
     /// What each token keeps for itself.
     pub(super) cubbyholes: HashMap<TokenKey, BTreeMap<String, Map<String, Value>>>,
+    /// Of mounts, the newest last: an id, whence and whither.
+    pub(super) moves: VecDeque<(String, String, String)>,
+}
+
+impl State {
+    /// Remembers it for who asks how it went.
+    pub(super) fn note_move(&mut self, id: &str, from: &str, to: &str) {
+        self.moves.push_back((id.to_owned(), from.to_owned(), to.to_owned()));
+        if self.moves.len() > MOVES_MAX {
+            self.moves.pop_front();
+        }
+    }
 }
 
 pub(super) fn token_key(token: &str) -> TokenKey {

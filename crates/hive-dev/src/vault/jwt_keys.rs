@@ -122,9 +122,12 @@ async fn by_authority(
 fn take_apart(token: &str) -> Result<(Parts<'_>, Map<String, Value>), String> {
     let parts: Vec<_> = token.split('.').collect();
     let [header, claims, signature] = parts[..] else {
-        return Err("go-jose/go-jose: compact JWS format must have three parts".to_owned());
+        return Err(
+            "oidc: malformed jwt: go-jose/go-jose: compact JWS format must have three parts"
+                .to_owned(),
+        );
     };
-    let bad = || "illegal base64 data at input byte 0".to_owned();
+    let bad = || "oidc: malformed jwt: illegal base64 data at input byte 0".to_owned();
     let signed = &token.as_bytes()[..header.len() + 1 + claims.len()];
     let header = decode_json(header).ok_or_else(bad)?;
     let signature = decode(signature).ok_or_else(bad)?;

@@ -44,6 +44,12 @@ impl Engine for KvTwo {
         async move {
             let (kind, path) = ask.path.split_once('/').unwrap_or((ask.path, ""));
             match (ask.verb(), kind) {
+                (Verb::Write | Verb::Patch, "data" | "metadata")
+                    if path.is_empty() || path.ends_with('/') =>
+                {
+                    Err(Fault::new(400, "cannot write to a path ending in '/'"))
+                }
+                (Verb::Read, _) if ask.path == "data" => Err(root_of_the_mount()),
                 (Verb::Read, "data") => self.read(&ask, path).await,
                 (Verb::List | Verb::Scan, "metadata" | "detailed-metadata") => {
                     list(&self.kv(), &ask, kind, path)
@@ -65,8 +71,14 @@ impl KvTwo {
     }
 }
 
+fn root_of_the_mount() -> Fault {
+    let text = "Non-listing operations on the root of a K/V v2 mount are not supported.";
+    Fault { warnings: vec![text.to_owned()], ..Fault::no_value() }
+}
+
 fn version(ask: &Ask<'_>) -> Result<Option<u64>, Fault> {
-    Ok(ask.number("version")?.and_then(|number| u64::try_from(number).ok()))
+    let given = ask.number("version").map_err(Fault::of_field)?;
+    Ok(given.and_then(|number| u64::try_from(number).ok()))
 }
 
 fn list(kv: &Kv, ask: &Ask<'_>, kind: &str, folder: &str) -> Result<Reply, Fault> {
@@ -171,7 +183,9 @@ fn describe(kv: &mut Kv, ask: &Ask<'_>, path: &str, now: SystemTime) -> Result<R
     let custom = match ask.call.body.get("custom_metadata") {
         None => None,
         Some(Value::Null) => Some(BTreeMap::new()),
-        Some(Value::Object(members)) => Some(members.iter().map(custom_field).collect()),
+        Some(Value::Object(members)) => {
+            Some(members.iter().map(custom_field).collect::<Result<_, _>>()?)
+        }
         Some(other) => return Err(not_a_map("custom_metadata", other)),
     };
     let given = Description {
@@ -187,8 +201,14 @@ fn describe(kv: &mut Kv, ask: &Ask<'_>, path: &str, now: SystemTime) -> Result<R
     Ok(Reply::Empty)
 }
 
-fn custom_field((name, value): (&String, &Value)) -> (String, Option<String>) {
-    (name.clone(), (!value.is_null()).then(|| fields::shown(value)))
+fn custom_field((name, value): (&String, &Value)) -> Result<(String, Option<String>), Fault> {
+    let kind = match value {
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+        _ => return Ok((name.clone(), (!value.is_null()).then(|| fields::shown(value)))),
+    };
+    let why = format!("'' expected type 'string', got unconvertible type '{kind}'");
+    Err(Fault::new(400, format!("custom_metadata validation failed: {why}")))
 }
 
 fn positive(ask: &Ask<'_>) -> Result<Option<u64>, Fault> {

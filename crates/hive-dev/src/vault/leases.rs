@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::audit::Entry;
+use super::clock;
 use super::core::{Core, TokenKey};
 use super::engine::{Ask, Mount};
 use super::reply::{Fault, LeaseFacts, Reply, random_text};
@@ -186,7 +187,10 @@ impl Core {
         if !lease.renewable {
             return Err(Fault::new(400, "lease is not renewable"));
         }
-        let asked = asked.filter(|asked| !asked.is_zero()).unwrap_or(lease.span.ttl);
+        let mut asked = asked.filter(|asked| !asked.is_zero()).unwrap_or(lease.span.ttl);
+        if let Some(end) = self.end_of_batch(&lease) {
+            asked = asked.min(end.duration_since(self.clock.wall()).unwrap_or_default());
+        }
         let (span, granted) = lease.span.renewed(&self.clock, asked);
         let expires = span.expires_at(&self.clock).unwrap_or_else(|| self.clock.wall());
         let renewed = lease.mount.engine.renew(&lease, expires).await;
@@ -198,6 +202,14 @@ impl Core {
         self.wake.notify_one();
         let facts = LeaseFacts { id: id.to_owned(), ttl_s, renewable: true };
         Ok((facts, cap_warning(asked, granted)))
+    }
+
+    /// When the batch token ends that it was made with, which ends the lease; written in whole seconds.
+    pub(super) fn end_of_batch(&self, lease: &Lease) -> Option<SystemTime> {
+        let state = self.state();
+        let token = state.tokens.get(&lease.token).filter(|token| token.is_batch)?;
+        let end = token.span.expires_at(&self.clock)?;
+        Some(clock::whole_seconds(end))
     }
 
     /// Ends a lease and what it stands for. One that is not known is no error; one that fails is tried again, six

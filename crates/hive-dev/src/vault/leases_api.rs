@@ -50,11 +50,15 @@ fn lookup(ask: &Ask<'_>, in_path: &str) -> Result<Reply, Fault> {
     let id = wanted(ask, in_path)?;
     let own = &ask.core.clock;
     let lease = ask.core.lease(&id).ok_or_else(|| Fault::new(400, "invalid lease"))?;
+    let expires = lease.span.expires_at(own).map(|at| match ask.core.end_of_batch(&lease) {
+        Some(end) => at.min(end),
+        None => at,
+    });
     Ok(Reply::data(json!({
         "id": id,
         "path": lease.path,
         "issue_time": clock::rfc3339(lease.span.issued),
-        "expire_time": lease.span.expires_at(own).map(clock::rfc3339),
+        "expire_time": expires.map(clock::rfc3339),
         "last_renewal": lease.span.last_renewal.map(clock::rfc3339),
         "renewable": lease.renewable,
         "ttl": lease.span.remaining(own).as_secs(),
@@ -63,7 +67,8 @@ fn lookup(ask: &Ask<'_>, in_path: &str) -> Result<Reply, Fault> {
 
 async fn renew(ask: &Ask<'_>, in_path: &str) -> Result<Reply, Fault> {
     let id = wanted(ask, in_path)?;
-    let (facts, warning) = ask.core.renew_lease(&id, ask.duration("increment")?).await?;
+    let asked = ask.duration("increment").map_err(Fault::of_field)?;
+    let (facts, warning) = ask.core.renew_lease(&id, asked).await?;
     Ok(Reply::lease(Value::Null, facts, warning.into_iter().collect()))
 }
 
@@ -88,7 +93,7 @@ async fn revoke_prefix(ask: &Ask<'_>, prefix: &str, force: bool) -> Result<Reply
     if prefix.is_empty() {
         return Err(Fault::new(400, "prefix must be specified"));
     }
-    let (leases, tokens) = below(ask, &format!("{prefix}/"));
+    let (leases, tokens) = below(ask, &format!("{prefix}/"), force);
     let sync = force || ask.flag("sync") == Some(true);
     let core = Arc::clone(ask.core);
     let work = tokio::spawn(async move {
@@ -127,10 +132,15 @@ fn token_leases<'a>(
     own.map(|(key, token)| (*key, lease_id(key, token)))
 }
 
-fn below(ask: &Ask<'_>, prefix: &str) -> (Vec<String>, Vec<TokenKey>) {
+/// By force also those that nobody was told of, because the making failed and what it may have left cannot be undone.
+fn below(ask: &Ask<'_>, prefix: &str, force: bool) -> (Vec<String>, Vec<TokenKey>) {
     let state = ask.core.state();
     let leases = state.leases.iter();
-    let leases = leases.filter(|(id, lease)| is_of(ask, lease) && id.starts_with(prefix));
+    let is_meant = |lease: &Lease| match force {
+        true => lease.mount.namespace == ask.call.namespace,
+        false => is_of(ask, lease),
+    };
+    let leases = leases.filter(|(id, lease)| is_meant(lease) && id.starts_with(prefix));
     let leases: Vec<_> = leases.map(|(id, _)| id.clone()).collect();
     let tokens = token_leases(ask, state.tokens.iter()).filter(|(_, id)| id.starts_with(prefix));
     let tokens: Vec<_> = tokens.map(|(key, _)| key).collect();

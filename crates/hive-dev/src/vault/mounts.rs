@@ -41,7 +41,11 @@ pub(super) async fn handle(ask: &Ask<'_>, prefix: &str, rest: &str) -> Result<Re
         Verb::Write => mount(ask, prefix, &name),
         Verb::Delete => {
             if is_own(prefix, &name) {
-                return Err(Fault::new(400, format!("cannot unmount \"{name}\"")));
+                let text = match (prefix, name.as_str()) {
+                    ("auth/", "token/") => "token credential backend cannot be disabled".to_owned(),
+                    _ => format!("cannot unmount \"{name}\""),
+                };
+                return Err(Fault::new(400, text));
             }
             if let Some(mount) = find(ask, prefix, &name) {
                 unmount(ask.core, &mount).await;
@@ -81,6 +85,14 @@ fn describe(mount: &Mount) -> Value {
     if let (true, Some(limits)) = (mount.is_auth(), limits.as_object_mut()) {
         limits.insert("token_type".to_owned(), json!("default-service"));
     }
+    let passed_on = match mount.path.as_str() {
+        "identity/" => Some("Authorization"),
+        "sys/" => Some("Accept"),
+        _ => None,
+    };
+    if let (Some(header), Some(limits)) = (passed_on, limits.as_object_mut()) {
+        limits.insert("passthrough_request_headers".to_owned(), json!([header]));
+    }
     let own = OWN.contains(&mount.path.as_str());
     let mut facts = json!({
         "accessor": mount.accessor,
@@ -109,8 +121,11 @@ fn mount(ask: &Ask<'_>, prefix: &str, name: &str) -> Result<Reply, Fault> {
     }
     let kind = ask.text("type").filter(|kind| !kind.is_empty());
     let kind = kind.ok_or_else(|| Fault::new(400, "backend type must be specified as a string"))?;
-    let mut options = object(ask.call.body.get("options").cloned().unwrap_or_default());
+    let given = ask.call.body.get("options");
+    let mut options = object(given.cloned().unwrap_or_default());
     let kind = versioned(kind, &mut options);
+    // Options that are null stay null, and are not the same as none: the command line sends them.
+    let options = Some(options).filter(|own| !own.is_empty() || given != Some(&Value::Null));
     add(ask.core, &ask.call.namespace, &format!("{prefix}{name}"), kind, options)?;
     let mount = find(ask, prefix, name).ok_or_else(Fault::internal)?;
     configure(
@@ -138,7 +153,7 @@ pub(super) fn add(
     namespace: &str,
     path: &str,
     kind: &str,
-    options: Map<String, Value>,
+    options: Option<Map<String, Value>>,
 ) -> Result<(), Fault> {
     let (prefix, name) = path.strip_prefix("auth/").map_or(("", path), |name| ("auth/", name));
     let taken = core.state().mounts.values().find_map(|mount| {
@@ -152,8 +167,9 @@ pub(super) fn add(
     let make = CATALOG.iter().find(fits).map(|(_, _, make)| make);
     let make =
         make.ok_or_else(|| Fault::new(400, format!("plugin not found in the catalog: {kind}")))?;
-    let engine = make(&options);
-    let mount = Mount::new(namespace, path, kind, Value::Object(options), engine);
+    let engine = make(&options.clone().unwrap_or_default());
+    let options = options.map_or(Value::Null, Value::Object);
+    let mount = Mount::new(namespace, path, kind, options, engine);
     core.add_mount(Arc::new(mount));
     Ok(())
 }
@@ -183,8 +199,16 @@ pub(super) async fn unmount(core: &Arc<Core>, mount: &Arc<Mount>) {
 }
 
 fn tune(ask: &Ask<'_>, prefix: &str, name: &str) -> Result<Reply, Fault> {
-    let text = format!("cannot fetch sysview for path \"{prefix}{name}\"");
-    let mount = find(ask, prefix, name).ok_or_else(|| Fault::new(400, text))?;
+    let mount = find(ask, prefix, name).ok_or_else(|| {
+        let path = format!("{prefix}{name}");
+        Fault::new(
+            400,
+            match ask.verb() {
+                Verb::Write => format!("tune of path \"{path}\" failed: no mount entry found"),
+                _ => format!("cannot fetch sysview for path \"{path}\""),
+            },
+        )
+    })?;
     match ask.verb() {
         Verb::Read => Ok(Reply::data_at_top(tuned(&mount))),
         Verb::Write => {
@@ -292,6 +316,7 @@ pub(super) async fn remount(ask: &Ask<'_>) -> Result<Reply, Fault> {
     unmount(ask.core, &old).await;
     ask.core.add_mount(Arc::new(new));
     let id = random_uuid();
+    ask.core.state().note_move(&id, &from, &to);
     let mut reply = Reply::data_at_top(json!({ "migration_id": id }));
     if let Reply::Body(envelope) = &mut reply {
         let text = "Mount move has been queued. Progress will be reported in OpenBao's server log, tagged with the returned migration_id";
@@ -299,4 +324,13 @@ pub(super) async fn remount(ask: &Ask<'_>) -> Result<Reply, Fault> {
     }
     tracing::debug!(from, to, at = clock::rfc3339(ask.wall()), "a mount has moved");
     Ok(reply)
+}
+
+/// `sys/remount/status/…`: whoever asks is told that it is done, for it was before it was answered.
+pub(super) fn moved(ask: &Ask<'_>, id: &str) -> Result<Reply, Fault> {
+    let state = ask.core.state();
+    let found = state.moves.iter().find(|(own, ..)| own == id);
+    let (_, from, to) = found.ok_or_else(Fault::no_value)?;
+    let info = json!({ "source_mount": from, "target_mount": to, "status": "success" });
+    Ok(Reply::data(json!({ "migration_id": id, "migration_info": info })))
 }

@@ -13,6 +13,8 @@ use super::routes::Verb;
 use super::tokens::object;
 
 /// Names that mean something else in a path.
+/// What the mount `sys` says of itself.
+const SYSTEM: &str = "system endpoints used for control, policy and debugging";
 const RESERVED: [&str; 6] = ["audit", "auth", "cubbyhole", "identity", "root", "sys"];
 
 /// A namespace below the root.
@@ -62,7 +64,6 @@ impl Core {
             self.state().namespaces.insert(path.to_owned(), namespace);
         }
         self.state().policies.open(path, self.clock.wall());
-        let prefix = if path.is_empty() { "" } else { "ns_" };
         let own: [(&str, &str, &str, Arc<dyn Engine>); 4] = [
             (
                 "auth/token/",
@@ -77,16 +78,13 @@ impl Core {
                 Arc::new(super::kv_one::Cubbyhole),
             ),
             ("identity/", "identity", "identity store", Arc::new(super::sys::Identity)),
-            (
-                "sys/",
-                "system",
-                "system endpoints used for control, policy and debugging",
-                Arc::new(super::sys::System),
-            ),
+            ("sys/", "system", SYSTEM, Arc::new(super::sys::System)),
         ];
         for (mount, kind, description, engine) in own {
-            let kind = format!("{prefix}{kind}");
-            let mount = Mount::new(path, mount, &kind, Value::Null, engine);
+            let mut mount = Mount::new(path, mount, kind, Value::Null, engine);
+            if !path.is_empty() {
+                mount.kind = format!("ns_{kind}");
+            }
             mount.config().description = description.to_owned();
             self.add_mount(Arc::new(mount));
         }

@@ -78,7 +78,7 @@ fn read(ask: &Ask<'_>) -> Result<Quota, Fault> {
     let rate = rate.and_then(|rate| rate.as_f64().or_else(|| rate.as_str()?.parse().ok()));
     let rate =
         rate.filter(|rate| *rate > 0.0).ok_or_else(|| Fault::new(400, "'rate' is invalid"))?;
-    let path = ask.text("path").unwrap_or_default().to_owned();
+    let mut path = ask.text("path").unwrap_or_default().to_owned();
     let mount = format!("{}/", path.trim_end_matches('/'));
     let is_known = || {
         let state = ask.core.state();
@@ -87,6 +87,9 @@ fn read(ask: &Ask<'_>) -> Result<Quota, Fault> {
     };
     if !path.is_empty() && !is_known() {
         return Err(Fault::new(400, format!("invalid mount path \"{path}\"")));
+    }
+    if ask.core.state().mounts.contains_key(&mount) {
+        path = mount;
     }
     let interval = ask.duration("interval")?.filter(|interval| !interval.is_zero());
     let interval = interval.unwrap_or(Duration::from_secs(1));

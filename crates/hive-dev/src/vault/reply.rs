@@ -67,6 +67,11 @@ impl Fault {
         Self::new(status, format!("1 error occurred:\n\t* {error}\n\n"))
     }
 
+    /// A field that cannot be read, where fields are looked at before anything else is.
+    pub(super) fn of_field(self) -> Self {
+        Self::new(400, format!("Field validation failed: {}", self.errors.concat()))
+    }
+
     /// Nothing is stored there.
     pub(super) fn no_value() -> Self {
         Self { errors: Vec::new(), ..Self::new(404, "") }
@@ -222,7 +227,7 @@ impl Fault {
 fn json_body(status: u16, value: &Value) -> Response {
     let mut text = value.to_string();
     text.push('\n');
-    typed(status, "application/json", Body::from(text))
+    body(status, Body::from(text))
 }
 
 fn typed(status: u16, content_type: &'static str, content: Body) -> Response {
@@ -235,6 +240,10 @@ fn body(status: u16, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // Also where there is nothing to say, as the real server does.
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // Nothing in between may keep a credential.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -101,7 +101,10 @@ async fn as_caller(
 ) -> Result<Reply, Fault> {
     let mount = found.as_ref();
     authorize(core, caller, call, mount.map(|(mount, path)| (&**mount, *path)))?;
-    let (mount, path) = mount.ok_or_else(|| Fault::no_route(&call.path))?;
+    let (mount, path) = mount.ok_or_else(|| {
+        let slash = if call.verb.lists() && !call.path.ends_with('/') { "/" } else { "" };
+        Fault::no_route(&format!("{}{slash}", call.path))
+    })?;
     ask(core, mount, call, path, Some(caller), entry).await
 }
 

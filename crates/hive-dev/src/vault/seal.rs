@@ -60,6 +60,14 @@ pub(super) fn unseal(ask: &Ask<'_>) -> Result<Reply, Fault> {
     let key = ask.text("key").filter(|key| !key.is_empty());
     let key = decode(key.ok_or_else(|| Fault::new(400, text))?)
         .ok_or_else(|| Fault::new(400, "'key' must be a valid hex or base64 string"))?;
+    let wrong = match key.len() {
+        ..16 => Some("invalid key: key is shorter than minimum 16 bytes"),
+        16..=33 => None,
+        34.. => Some("invalid key: key is longer than maximum 33 bytes"),
+    };
+    if let Some(text) = wrong {
+        return Err(Fault::new(400, text));
+    }
     if ask.core.seal.is_sealed() {
         if Some(key) != decode(&ask.core.seal.key) {
             let text = "unable to retrieve stored keys: invalid key: failed to decrypt keys from storage: cipher: message authentication failed";
@@ -74,7 +82,7 @@ pub(super) fn unseal(ask: &Ask<'_>) -> Result<Reply, Fault> {
 fn decode(key: &str) -> Option<Vec<u8>> {
     let byte = |at: usize| u8::from_str_radix(key.get(at..at + 2)?, 16).ok();
     let hex = || (0..key.len()).step_by(2).map(byte).collect::<Option<Vec<_>>>();
-    hex().or_else(|| STANDARD.decode(key).ok().filter(|key| key.len() == 32))
+    hex().or_else(|| STANDARD.decode(key).ok())
 }
 
 /// `sys/seal-status`

@@ -136,8 +136,9 @@ fn patches(headers: &HeaderMap) -> Result<Verb, Fault> {
     match text(headers, "content-type").map(|kind| kind.split(';').next().unwrap_or(kind).trim()) {
         Some("application/merge-patch+json") => Ok(Verb::Patch),
         None | Some("") => Err(Fault::new(400, "mime: no media type")),
-        Some(_) => {
-            Err(Fault::new(415, "PATCH requires Content-Type of application/merge-patch+json"))
+        Some(other) => {
+            let wanted = "PATCH requires Content-Type of application/merge-patch+json, provided";
+            Err(Fault::new(415, format!("{wanted} {other}")))
         }
     }
 }
@@ -170,7 +171,14 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 fn wrap_ttl(headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
     let Some(given) = text(headers, "x-vault-wrap-ttl") else { return Ok(None) };
     let ttl = clock::parse_duration(&json!(given)).ok_or_else(|| {
-        let why = format!("time: invalid duration \"{given}\"");
+        let is_negative = given
+            .strip_prefix('-')
+            .is_some_and(|rest| clock::parse_duration(&json!(rest)).is_some());
+        let why = if is_negative {
+            "requested wrap ttl cannot be negative".to_owned()
+        } else {
+            format!("time: invalid duration \"{given}\"")
+        };
         Fault::new(400, format!("error parsing X-Vault-Wrap-TTL header: {why}"))
     })?;
     Ok(Some(ttl).filter(|ttl| !ttl.is_zero()))

@@ -74,6 +74,9 @@ async fn answer(ask: &Ask<'_>) -> Result<Reply, Fault> {
         }
         (Verb::Read, "internal/ui/mounts") => mounts::all_facts(ask),
         (Verb::Write, "remount") => mounts::remount(ask).await,
+        (Verb::Read, status) if status.starts_with("remount/status/") => {
+            mounts::moved(ask, &status["remount/status/".len()..])
+        }
         (Verb::Write, "wrapping/wrap") => wrapping::wrap(ask),
         (Verb::Read, "audit") => Ok(Reply::data(json!({}))),
         (Verb::Write, audit) if audit.starts_with("audit/") => Err(Fault::new(400, NO_AUDIT)),

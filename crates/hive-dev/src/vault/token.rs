@@ -149,7 +149,8 @@ impl Role {
             "name": name,
             "orphan": self.orphan,
             "path_suffix": "",
-            "period": self.period.as_secs(),
+            // The old name of `token_period`, for who used that.
+            "period": 0,
             "renewable": self.renewable.unwrap_or(true),
             "token_explicit_max_ttl": self.explicit_max_ttl.as_secs(),
             "token_no_default_policy": self.no_default_policy,
@@ -273,10 +274,14 @@ fn policies(ask: &Ask<'_>, role: Option<&Role>, is_sudo: bool) -> Result<Vec<Str
             wanted.clone_from(&role.allowed_policies);
         }
         let allowed = |name: &&String| !role.allowed_policies.contains(name) && *name != "default";
-        if let Some(odd) = wanted.iter().find(allowed) {
+        if wanted.iter().any(|name| allowed(&name)) {
+            let listed = |names: &[String]| {
+                let names = sorted(names.iter().cloned().chain(["default".to_owned()]).collect());
+                names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" ")
+            };
+            let (wanted, allowed) = (listed(&wanted), listed(&role.allowed_policies));
             let text = format!(
-                "token policies ({odd:?}) must be subset of the role's allowed policies ({:?})",
-                role.allowed_policies
+                "token policies ([{wanted}]) must be subset of the role's allowed policies ([{allowed}]) or glob policies ([])"
             );
             return Err(Fault::new(400, text));
         }
@@ -382,9 +387,7 @@ fn renew_self(ask: &Ask<'_>) -> Result<Reply, Fault> {
 }
 
 fn renewed(ask: &Ask<'_>, key: TokenKey, secret: &str) -> Result<Reply, Fault> {
-    let asked = ask.duration("increment").map_err(|fault| {
-        Fault::new(400, format!("Field validation failed: {}", fault.errors.concat()))
-    })?;
+    let asked = ask.duration("increment").map_err(Fault::of_field)?;
     let token = ask.core.token(&key).ok_or_else(|| refused("token not found"))?;
     if token.is_batch {
         return Err(refused("batch tokens cannot be renewed"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use hive_lease::Moment;
@@ -38,6 +38,8 @@ pub(super) struct Token {
     /// Zero: any number; negative: this is the last use.
     pub(super) num_uses: i64,
     pub(super) period: Duration,
+    /// What its last renewal gave, which is what a renewal gives that asks for nothing.
+    pub(super) last_granted: Option<Duration>,
     pub(super) explicit_max_ttl: Duration,
     pub(super) span: Span,
     pub(super) wrapped: Option<Arc<Wrapped>>,
@@ -62,6 +64,7 @@ impl Token {
             renewable: false,
             num_uses: 0,
             period: Duration::ZERO,
+            last_granted: None,
             explicit_max_ttl: Duration::ZERO,
             span,
             wrapped: None,
@@ -106,10 +109,10 @@ impl Token {
             "creation_ttl": span.ttl.as_secs(),
             "display_name": self.display_name,
             "entity_id": self.entity_id,
-            "expire_time": span.expires_at(clock).map(clock::rfc3339),
+            "expire_time": span.expires_at(clock).map(|at| self.shown_time(at)),
             "explicit_max_ttl": self.explicit_max_ttl.as_secs(),
             "id": id,
-            "issue_time": clock::rfc3339(span.issued),
+            "issue_time": self.shown_time(span.issued),
             "meta": self.shown_meta(),
             "num_uses": self.num_uses,
             "orphan": self.parent.is_none(),
@@ -124,13 +127,20 @@ impl Token {
             members.insert("last_renewal".to_owned(), json!(clock::rfc3339(renewal)));
             members.insert("last_renewal_time".to_owned(), json!(clock::unix(renewal)));
         }
-        if !self.period.is_zero() {
+        if let Some(role) = self.path.strip_prefix("auth/token/create/") {
+            members.insert("role".to_owned(), json!(role));
+        } else if !self.period.is_zero() {
             members.insert("period".to_owned(), json!(self.period.as_secs()));
         }
         if !self.namespace.is_empty() {
             members.insert("namespace_path".to_owned(), json!(self.namespace));
         }
         data
+    }
+
+    /// A batch token is written in whole seconds.
+    fn shown_time(&self, time: SystemTime) -> String {
+        clock::rfc3339(if self.is_batch { clock::whole_seconds(time) } else { time })
     }
 
     fn kind(&self) -> &'static str {
@@ -285,10 +295,11 @@ impl Core {
         let asked = match asked.filter(|asked| !asked.is_zero()) {
             _ if !token.period.is_zero() => token.period,
             Some(asked) => asked,
-            None => token.span.ttl,
+            None => token.last_granted.unwrap_or(token.span.ttl),
         };
         let (span, granted) = token.span.renewed(&self.clock, asked);
         token.span = span;
+        token.last_granted = Some(granted);
         self.wake.notify_one();
         Some((token.clone(), granted, cap_warning(asked, granted)))
     }

@@ -34,7 +34,9 @@ impl Core {
         {
             return Ok(reply);
         }
-        let accessor = envelope.auth.get("accessor").and_then(Value::as_str).map(str::to_owned);
+        let of_secret_id = || envelope.data.get("secret_id_accessor");
+        let inside = envelope.auth.get("accessor").or_else(of_secret_id);
+        let accessor = inside.and_then(Value::as_str).map(str::to_owned);
         let slash = if call.verb.lists() && !call.path.ends_with('/') { "/" } else { "" };
         let wrapped = Wrapped {
             body: envelope.json(&random_uuid()),
@@ -104,7 +106,12 @@ pub(super) async fn handle(ask: &Ask<'_>, route: &str) -> Result<Reply, Fault> {
             })))
         }
         "unwrap" => {
-            let wrapped = ask.core.take(secret(ask)?)?;
+            let secret = secret(ask)?;
+            // Who has no token of its own sends the wrapping one as such, not in the body.
+            if ask.call.token.is_none() && ask.core.find(secret).is_ok() {
+                return Err(Fault::no_token());
+            }
+            let wrapped = ask.core.take(secret)?;
             Ok(sent_again(&wrapped.body))
         }
         "rewrap" => {

@@ -11,6 +11,7 @@
 //!  absence      the agent dies under load; an identity is taken back
 //!  federation   ours and ours, ours and SPIRE, SPIRE and SPIRE
 //!  spire_agent  SPIRE's own client with our Workload API
+//!  vault        the development vault and a real OpenBao answer alike
 //! ```
 //!
 //! # What differs, and what the suite makes of it
@@ -41,6 +42,7 @@ mod rotation;
 mod spire;
 mod spire_agent;
 mod starters;
+mod vault;
 mod waiting;
 
 /// Runs tests that are functions of a [`domain::Domain`] against both.

@@ -30,7 +30,7 @@ use super::{Error, clock, fields};
 
 /// The connection that a setup describes.
 const OF_SETUP: &str = "setup";
-const PASSWORD_LETTERS: usize = 24;
+const PASSWORD_LETTERS: usize = 20;
 
 /// One mount of the engine.
 #[derive(Clone, Default)]
@@ -105,6 +105,12 @@ impl Engine for Databases {
     ) -> BoxFuture<'a, Result<(), String>> {
         async move {
             let statements = statements(lease, "renew");
+            let role = text(lease, "role");
+            if !self.0.state().roles.contains_key(role) {
+                // As the real server says it, with what its own code is made of.
+                let why = format!("error during renew: could not find role with name {role:?}");
+                return Err(format!("resp: (*logical.Response)(nil) err: {why}"));
+            }
             let connection = self.0.connection(text(lease, "db")).map_err(|fault| told(&fault))?;
             let extended = connection.extend(text(lease, "username"), expires, &statements).await;
             extended.map_err(|failure| failure.to_string())

@@ -98,7 +98,12 @@ impl Pki {
         }
         names.add_common_name(body);
         names.check(role, if role.is("use_csr_sans") { "CSR" } else { "the API" })?;
-        let signed = self.signed(role, authority, &names, &request.public_key, body, frame)?;
+        let mut signed = self.signed(role, authority, &names, &request.public_key, body, frame)?;
+        if role.is("use_csr_common_name") && body.get("common_name").is_some_and(|name| name != "")
+        {
+            let text = "the common_name field was provided but the role is set with \"use_csr_common_name\" set to true";
+            signed.warnings.insert(0, text.to_owned());
+        }
         let data = signed.data(authority, format, None);
         let (is_stored, is_leased) = (!role.is("no_store"), role.is("generate_lease"));
         Ok(self.done(signed, data, is_stored, is_leased))

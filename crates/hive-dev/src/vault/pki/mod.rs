@@ -184,9 +184,10 @@ impl Pki {
             (Verb::Write, ["root", "generate", kind]) => self.generate(kind, body, frame),
             (Verb::Write, ["roles", name]) => {
                 let role = Role::read(body)?;
-                let shown = role.shown();
+                let data = role.shown();
+                let warnings = role.is("generate_lease").then(|| LEASED.to_owned());
                 self.roles.insert((*name).to_owned(), role);
-                Ok(told(shown))
+                Ok(Outcome::Told { data, warnings: warnings.into_iter().collect() })
             }
             (Verb::Write, ["issue", name]) => self.issue(name, body, frame),
             (Verb::Write, ["sign", name]) => self.sign(name, body, frame),
@@ -419,14 +420,14 @@ impl Pki {
 
 fn tidied(body: &Body) -> Reply {
     let is_told = body.iter().any(|(name, value)| name.starts_with("tidy_") && *value == true);
-    Reply::warning(
-        202,
-        if is_told {
-            "Tidy operation successfully started. Any information from the operation will be printed to OpenBao's server logs."
-        } else {
-            "Manual tidy requested but no tidy operations were set. Enable at least one tidy operation to be run (tidy_cert_store / tidy_revoked_certs / tidy_invalid_certs / tidy_revoked_cert_issuer_associations / tidy_expired_issuers / tidy_move_legacy_ca_bundle / tidy_acme)."
-        },
-    )
+    let warning = if is_told {
+        "Tidy operation successfully started. Any information from the operation will be printed to OpenBao's server logs."
+    } else {
+        "Manual tidy requested but no tidy operations were set. Enable at least one tidy operation to be run (tidy_cert_store / tidy_revoked_certs / tidy_invalid_certs / tidy_revoked_cert_issuer_associations / tidy_expired_issuers / tidy_move_legacy_ca_bundle / tidy_acme)."
+    };
+    let warnings = vec![warning.to_owned()];
+    // What only begins has no id, here.
+    Reply::Bare { status: 202, body: Envelope { warnings, ..Envelope::new() }.json("") }
 }
 
 fn is_serial(text: &str) -> bool {
@@ -440,6 +441,8 @@ fn shown(pem: &str) -> Outcome {
         "revocation_time_rfc3339": "",
     }))
 }
+
+const LEASED: &str = "it is encouraged to disable generate_lease and rely on PKI's native capabilities when possible; this option can cause instance-wide issues with large numbers of issued certificates";
 
 fn told(data: Value) -> Outcome {
     Outcome::Told { data, warnings: Vec::new() }
