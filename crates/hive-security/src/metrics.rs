@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod credentials;
+mod vault;
 
 use crate::Workload;
 use crate::credentials::{Board, Credentials};
 use crate::serve::{Authenticate, Counts};
+use crate::vault::{self as client, VaultClient};
 
 /// The metrics of a workload, of its credentials and of the servers it runs; [`default`](Self::default) is without a
 /// workload. Whoever has an endpoint for metrics shows them there; no
@@ -43,6 +45,13 @@ use crate::serve::{Authenticate, Counts};
 /// | `hive_leases_left_total` | counter | | could not be given back: alert |
 /// | `hive_leases_entrusted_total` | counter | | ended by the end of their token |
 ///
+/// What is asked of Vault, by credentials and by the clients that were added:
+///
+/// | name | type | labels | what it says |
+/// |---|---|---|---|
+/// | `vault_requests_total` | counter | `operation`, `status` | calls, by `success` or the kind of the error |
+/// | `vault_request_duration_seconds` | histogram | `operation` | how long they took, retries at other addresses included |
+///
 /// While the identity is withdrawn, its gauges are absent: there is nothing that could expire.
 ///
 /// ```no_run
@@ -58,6 +67,7 @@ pub struct Metrics {
     workload: Option<Workload>,
     servers: Vec<(String, Arc<Counts>)>,
     credentials: Vec<Arc<Board>>,
+    clients: Vec<Arc<client::Counts>>,
 }
 
 impl Metrics {
@@ -66,10 +76,24 @@ impl Metrics {
         Self { workload: Some(workload.clone()), ..Self::default() }
     }
 
-    /// Also those of a set of credentials. The sets of one process have different Vault roles.
+    /// Also those of a set of credentials, and of its calls to Vault. The sets of one process have different Vault roles.
     #[must_use]
     pub fn and_credentials(mut self, credentials: &Credentials) -> Self {
         self.credentials.push(Arc::clone(credentials.board()));
+        self.and_client(credentials.calls())
+    }
+
+    /// Also those of this client's calls to Vault, and its clones'.
+    #[must_use]
+    pub fn and_vault(self, vault: &VaultClient) -> Self {
+        self.and_client(&vault.counts())
+    }
+
+    /// Sets that share a client are counted once.
+    fn and_client(mut self, counts: &Arc<client::Counts>) -> Self {
+        if !self.clients.iter().any(|known| Arc::ptr_eq(known, counts)) {
+            self.clients.push(Arc::clone(counts));
+        }
         self
     }
 
@@ -89,7 +113,8 @@ impl Display for Metrics {
             fetches(f, workload)?;
         }
         self.decisions(f)?;
-        credentials::render(f, &self.credentials)
+        credentials::render(f, &self.credentials)?;
+        vault::render(f, &self.clients)
     }
 }
 

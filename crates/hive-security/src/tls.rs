@@ -137,9 +137,13 @@ pub(crate) fn explain(error: &std::io::Error) -> String {
 
 /// Presents the SVID of the moment, or nothing once it was withdrawn.
 #[derive(Debug)]
-struct CurrentSvid(Workload);
+pub(crate) struct CurrentSvid(Workload);
 
 impl CurrentSvid {
+    pub(crate) fn of(workload: Workload) -> Self {
+        Self(workload)
+    }
+
     fn certified(&self) -> Option<Arc<CertifiedKey>> {
         let svid = self.0.x509_svid();
         let svid = svid.inspect_err(

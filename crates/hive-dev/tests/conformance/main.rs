@@ -43,6 +43,7 @@ mod spire;
 mod spire_agent;
 mod starters;
 mod vault;
+mod vault_client;
 mod waiting;
 
 /// Runs tests that are functions of a [`domain::Domain`] against both.

@@ -7,7 +7,7 @@ use hive_dev::vault::{Setup, Vault};
 use hive_dev::witness::Witness;
 use hive_security::epoch::{Epoch, Error, Request};
 use hive_security::vault::LoginMethod;
-use hive_security::{Workload, WorkloadConfig};
+use hive_security::{SecretJson, Workload, WorkloadConfig};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,8 @@ impl Stack {
     }
 
     pub(crate) async fn write(&self, token: &SecretString, path: &str, fields: Value) {
-        let (path, body) = (format!("secret/data/{path}"), json!({ "data": fields }));
+        let (path, body) =
+            (format!("secret/data/{path}"), SecretJson::new(json!({ "data": fields })));
         client(&self.vault.address).write(token, &path, &body).await.expect("it is written");
     }
 

@@ -54,7 +54,10 @@ async fn a_login_is_refused_for_each_fault_of_its_token() {
     for (fault, jwt) in table {
         let refused = world.client.login("ticket-deploy", &jwt).await;
         assert!(
-            matches!(refused, Err(VaultError::Rejected { status: 400, .. })),
+            matches!(
+                refused,
+                Err(VaultError::Login { .. } | VaultError::Rejected { status: 400, .. })
+            ),
             "{fault}: {refused:?}"
         );
     }

@@ -17,7 +17,7 @@ use super::{Credential, Holder, HolderError, Request, Settings};
 use crate::epoch::Error;
 use crate::issuer::Issuer;
 use crate::rotating::Rotating;
-use crate::vault::{LoginMethod, VaultClient};
+use crate::vault::{self, LoginMethod, VaultClient};
 
 /// The owner asks a few times in its life; what waits here is answered within one turn of the loop.
 const COMMANDS: usize = 16;
@@ -29,6 +29,7 @@ pub struct Credentials {
     names: Arc<HashMap<String, usize>>,
     values: Arc<[Rotating<Result<Credential, Error>>]>,
     board: Arc<Board>,
+    calls: Arc<vault::Counts>,
     commands: mpsc::Sender<Command>,
     last_holder: Arc<AtomicU64>,
 }
@@ -86,6 +87,7 @@ impl Credentials {
         let (slots, values): (Vec<_>, Vec<_>) = requests.into_iter().map(Slot::new).unzip();
         let (commands, obeyed) = mpsc::channel(COMMANDS);
         let (opened, is_open) = oneshot::channel();
+        let calls = vault.counts();
         let driver = Driver {
             issuer: Issuer { vault, login, clock },
             rotation,
@@ -103,7 +105,8 @@ impl Credentials {
         tokio::spawn(driver.run());
         is_open.await.map_err(|_| Error::Closed)??;
         let last_holder = Arc::default();
-        Ok(Self { names: Arc::new(names), values: values.into(), board, commands, last_holder })
+        let (names, values) = (Arc::new(names), values.into());
+        Ok(Self { names, values, board, calls, commands, last_holder })
     }
 
     /// The credential of this name, as it changes; None if it was not requested. While nothing may be used, its value is
@@ -144,6 +147,11 @@ impl Credentials {
         let sent = self.commands.send(Command::Close { within, done }).await;
         sent.map_err(|_| Error::Closed)?;
         is_done.await.map_err(|_| Error::Closed)?
+    }
+
+    /// What its client has asked of Vault.
+    pub(crate) fn calls(&self) -> &Arc<vault::Counts> {
+        &self.calls
     }
 
     pub(crate) fn board(&self) -> &Arc<Board> {

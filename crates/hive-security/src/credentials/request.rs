@@ -7,6 +7,7 @@ use std::time::Duration;
 use hive_lease::{Policy, Refresh, Want};
 use serde_json::Value;
 
+use crate::SecretJson;
 use crate::clock::Clock;
 use crate::epoch;
 use crate::issuer::Ask;
@@ -17,7 +18,7 @@ pub struct Request {
     name: String,
     path: String,
     is_optional: bool,
-    body: Option<Arc<Value>>,
+    body: Option<Arc<SecretJson>>,
     refresh: Refresh,
 }
 
@@ -30,7 +31,7 @@ impl Request {
 
     /// What is answered when `body` is written to `path`, such as a certificate from `pki/issue/app`.
     pub fn write(name: impl Into<String>, path: impl Into<String>, body: Value) -> Self {
-        Self { body: Some(Arc::new(body)), ..Self::read(name, path) }
+        Self { body: Some(Arc::new(SecretJson::new(body))), ..Self::read(name, path) }
     }
 
     /// The others are of use without it, where nothing is mounted at its path or there is no such role.

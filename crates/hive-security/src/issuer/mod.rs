@@ -27,7 +27,7 @@ pub(crate) struct Issuer {
 pub(crate) struct Ask {
     pub(crate) path: String,
     /// What is written, where it is not read.
-    pub(crate) body: Option<Arc<Value>>,
+    pub(crate) body: Option<Arc<SecretJson>>,
 }
 
 /// What a call brought, beside the input for the machine: the secrets, which the machine must not see.
@@ -131,12 +131,13 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// An identity that is refused stays refused until somebody changes an entry; one that is late may come.
+/// An identity that is refused stays refused until somebody changes an entry, and a stolen `secret_id` stays stolen; what
+/// is late may come.
 fn of_login(error: &LoginError) -> Failure {
     match error {
-        LoginError::Identity(error) if !error.is_transient() => Failure::Denied,
         LoginError::Vault(error) => outcome::of_creation(error),
-        _ => Failure::Transient { wait: None },
+        error if error.is_transient() => Failure::Transient { wait: None },
+        _ => Failure::Denied,
     }
 }
 
@@ -196,6 +197,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_login_that_nothing_but_a_person_can_mend_is_not_repeated() {
+        let theft = LoginError::PossibleTheft { role: "job".to_owned(), why: "a test" };
+        assert_eq!(of_login(&theft), Failure::Denied);
+        let file = |cause| LoginError::TokenFile { path: "token".into(), why: "a test", cause };
+        assert_eq!(of_login(&file(None)), Failure::Denied);
+        let missing = Arc::new(std::io::Error::from(std::io::ErrorKind::NotFound));
+        assert_eq!(of_login(&file(Some(missing))), Failure::Transient { wait: None });
+        assert_eq!(of_login(&LoginError::IdentityTimeout), Failure::Transient { wait: None });
+    }
 
     #[test]
     fn the_fields_of_a_kv_secret_come_without_their_metadata() {

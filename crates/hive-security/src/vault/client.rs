@@ -1,68 +1,40 @@
-//! The calls.
+//! The client, and what is read and written by its path alone.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use reqwest::Method;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use zeroize::Zeroizing;
+use serde_json::Value;
 
+use super::body::Body;
+use super::config::VaultConfig;
+use super::counts::{Counts, Operation};
+use super::database::Database;
 use super::error::VaultError;
-use super::http::{Http, Reply};
-use crate::{JwtSvid, SecretJson};
-
-/// Where Vault is and how to trust it.
-#[derive(Clone, Debug)]
-pub struct VaultConfig {
-    /// `http://` for loopback only, else `https://`.
-    pub address: String,
-    /// The certificate authorities that Vault's certificate must come from, PEM. Required for `https://`.
-    pub ca_pem: Option<String>,
-    /// The namespace of every call, if any.
-    pub namespace: Option<String>,
-    /// Where the JWT login is mounted, usually `jwt`.
-    pub jwt_mount: String,
-}
-
-impl VaultConfig {
-    /// Vault at this address, with the JWT login at `jwt`, no namespace, and no certificate authority.
-    pub fn at(address: impl Into<String>) -> Self {
-        Self { address: address.into(), ca_pem: None, namespace: None, jwt_mount: "jwt".to_owned() }
-    }
-}
+use super::http::{Call, Http, Reply};
+use super::kv::Kv;
+use super::lease::Lease;
+use super::pki::Pki;
+use super::route::Route;
+use super::tls::config;
+use super::token::Auth;
+use super::transit::Transit;
+use super::wrapping::{RawWrap, Wrapped};
+use crate::SecretJson;
 
 /// A client of one Vault. Cheap to clone; it holds no token, so each call is told whose it is.
+///
+/// Every call ends after 10 s at the latest. Dropping a call is safe for the client; whether Vault has carried it out
+/// is then unknown.
 #[derive(Clone)]
 pub struct VaultClient {
     http: Arc<Http>,
-    jwt_mount: String,
-}
-
-/// What a login gave.
-#[derive(Debug)]
-pub struct Login {
-    /// The token.
-    pub token: SecretString,
-    /// Names the token without being able to use it.
-    pub accessor: String,
-    /// How long it lives without renewal; zero: for ever.
-    pub ttl: Duration,
-    /// Whether it can be renewed.
-    pub renewable: bool,
-}
-
-/// Vault's promise that what it issued lives this long.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Lease {
-    /// Names the lease.
-    pub id: String,
-    /// How long it lasts from the request.
-    pub ttl: Duration,
-    /// Whether it can be renewed.
-    pub renewable: bool,
+    pub(super) jwt_mount: String,
+    namespace: Option<HeaderValue>,
 }
 
 /// What a read gave.
@@ -76,157 +48,114 @@ pub struct Answer {
     pub warnings: Vec<String>,
 }
 
-/// What a renewal gave.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Renewal {
-    /// How long it lasts now.
-    pub ttl: Duration,
-    /// Whether it can be renewed again.
-    pub renewable: bool,
-    /// What Vault had to remark, such as that the maximum was reached.
-    pub warnings: Vec<String>,
-}
-
-/// What Vault says of a token.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TokenFacts {
-    /// Names the token without being able to use it.
-    pub accessor: String,
-    /// How long it still lives.
-    pub ttl: Duration,
-    /// Whether it can be renewed.
-    pub renewable: bool,
-    /// The policies that it carries.
-    pub policies: Vec<String>,
-}
-
-/// The state of a Vault node.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-pub struct Health {
-    /// Whether it was ever initialised.
-    pub initialized: bool,
-    /// Whether it is sealed.
-    pub sealed: bool,
-    /// Whether it is a standby.
-    pub standby: bool,
-    /// Its version.
-    #[serde(default)]
-    pub version: String,
-}
-
 impl VaultClient {
     /// A client for this Vault. Nothing is sent yet.
-    pub fn new(config: VaultConfig) -> Result<Self, VaultError> {
-        let http = Http::new(&config.address, config.ca_pem.as_deref(), config.namespace)?;
-        Ok(Self { http: Arc::new(http), jwt_mount: config.jwt_mount })
+    pub fn new(told: VaultConfig) -> Result<Self, VaultError> {
+        let namespace = told.namespace.as_deref().map(namespace).transpose()?;
+        let http = Arc::new(Http::new(&told)?);
+        Ok(Self { http, jwt_mount: told.jwt_mount, namespace })
     }
 
-    /// The state of the node; answers for a sealed or uninitialised one, too.
-    pub async fn health(&self) -> Result<Health, VaultError> {
-        let path = "sys/health?standbyok=true&sealedcode=200&uninitcode=200";
-        let reply = self.http.call(Method::GET, path, None, None).await?;
-        reply.parse::<Health>()
+    /// The same client, whose calls are about another namespace.
+    pub fn in_namespace(&self, name: &str) -> Result<Self, VaultError> {
+        Ok(Self { namespace: Some(namespace(name)?), ..self.clone() })
     }
 
-    /// Logs in with a JWT-SVID whose audience is this Vault.
-    pub async fn login_jwt(&self, role: &str, svid: &JwtSvid) -> Result<Login, VaultError> {
-        self.login(role, svid.token()).await
+    /// What this client and its clones have asked so far.
+    pub fn counts(&self) -> Arc<Counts> {
+        self.http.counts()
     }
 
-    /// Exchanges a JWT for a token. Not repeated: a lost answer may have left a token behind, which then expires.
-    pub async fn login(&self, role: &str, jwt: &SecretString) -> Result<Login, VaultError> {
-        let path = format!("auth/{}/login", self.jwt_mount);
-        let body = secret_body(&json!({ "role": role, "jwt": jwt.expose_secret() }));
-        let reply = self.http.call(Method::POST, &path, None, Some(body)).await?;
-        let auth = reply.parse::<Envelope>()?.auth.ok_or_else(|| reply.misses("auth"))?;
-        Ok(auth.into_login())
+    /// A KV engine of version 2.
+    pub fn kv(&self, mount: &str) -> Kv {
+        Kv::new(self.clone(), mount)
+    }
+
+    /// A database engine.
+    pub fn database(&self, mount: &str) -> Database {
+        Database::new(self.clone(), mount)
+    }
+
+    /// A PKI engine.
+    pub fn pki(&self, mount: &str) -> Pki {
+        Pki::new(self.clone(), mount)
+    }
+
+    /// A transit engine.
+    pub fn transit(&self, mount: &str) -> Transit {
+        Transit::new(self.clone(), mount)
     }
 
     /// Reads a path. Reading a credential creates a lease, so this is not repeated either.
     pub async fn read(&self, token: &SecretString, path: &str) -> Result<Answer, VaultError> {
-        let reply = self.http.call(Method::GET, path, Some(token), None).await?;
-        Ok(reply.parse::<Envelope>()?.into_answer())
+        let call = Call::new(Operation::Read, Method::GET, Route::plain(path)?);
+        self.call(call.token(token)).await?.answer()
     }
 
-    /// Writes to a path and reads the answer, such as a certificate. It may create a lease, so it is not repeated.
+    /// Writes to a path. The answer has no data where Vault gives none.
     pub async fn write(
         &self,
         token: &SecretString,
         path: &str,
-        body: &Value,
+        data: &SecretJson,
     ) -> Result<Answer, VaultError> {
-        let body = secret_body(body);
-        let reply = self.http.call(Method::POST, path, Some(token), Some(body)).await?;
-        Ok(reply.parse::<Envelope>()?.into_answer())
+        let call = Call::new(Operation::Write, Method::POST, Route::plain(path)?);
+        self.call(call.token(token).body(document(data))).await?.answer()
     }
 
-    /// What Vault says of this token.
-    pub async fn lookup_self(&self, token: &SecretString) -> Result<TokenFacts, VaultError> {
-        let reply =
-            self.http.call(Method::GET, "auth/token/lookup-self", Some(token), None).await?;
-        Ok(reply.parse::<Wrapped<RawToken>>()?.data.into())
-    }
-
-    /// Extends the token.
-    pub async fn renew_self(
+    /// Reads a path, and has the answer wrapped: whoever unwraps the token first gets it.
+    pub async fn read_wrapped(
         &self,
         token: &SecretString,
-        increment: Duration,
-    ) -> Result<Renewal, VaultError> {
-        let body = secret_body(&json!({ "increment": whole_seconds(increment) }));
-        let reply =
-            self.http.call(Method::POST, "auth/token/renew-self", Some(token), Some(body)).await?;
-        let envelope = reply.parse::<Envelope>()?;
-        let auth = envelope.auth.ok_or_else(|| reply.misses("auth"))?;
-        let warnings = envelope.warnings.unwrap_or_default();
-        Ok(Renewal {
-            ttl: Duration::from_secs(auth.lease_duration),
-            renewable: auth.renewable,
-            warnings,
-        })
+        path: &str,
+        ttl: Duration,
+    ) -> Result<Wrapped, VaultError> {
+        let call = Call::new(Operation::Read, Method::GET, Route::plain(path)?);
+        RawWrap::of(&self.call(call.token(token).wrapped_for(ttl)).await?)
     }
 
-    /// Ends the token and every lease made with it.
-    pub async fn revoke_self(&self, token: &SecretString) -> Result<(), VaultError> {
-        self.http.call(Method::POST, "auth/token/revoke-self", Some(token), None).await.map(drop)
-    }
-
-    /// Extends a lease.
-    pub async fn renew_lease(
+    /// Writes to a path, and has the answer wrapped, such as a new `secret_id`.
+    pub async fn write_wrapped(
         &self,
         token: &SecretString,
-        id: &str,
-        increment: Duration,
-    ) -> Result<Renewal, VaultError> {
-        let body = secret_body(&json!({ "lease_id": id, "increment": whole_seconds(increment) }));
-        let reply =
-            self.http.call(Method::PUT, "sys/leases/renew", Some(token), Some(body)).await?;
-        let envelope = reply.parse::<Envelope>()?;
-        let warnings = envelope.warnings.unwrap_or_default();
-        Ok(Renewal {
-            ttl: Duration::from_secs(envelope.lease_duration),
-            renewable: envelope.renewable,
-            warnings,
-        })
+        path: &str,
+        data: &SecretJson,
+        ttl: Duration,
+    ) -> Result<Wrapped, VaultError> {
+        let call = Call::new(Operation::Write, Method::POST, Route::plain(path)?);
+        let call = call.token(token).body(document(data)).wrapped_for(ttl);
+        RawWrap::of(&self.call(call).await?)
     }
 
-    /// Gives a lease back and waits until what was issued is truly gone. A lease that is gone already is no error.
-    pub async fn revoke_lease(&self, token: &SecretString, id: &str) -> Result<(), VaultError> {
-        let body = secret_body(&json!({ "lease_id": id, "sync": true }));
-        match self.http.call(Method::PUT, "sys/leases/revoke", Some(token), Some(body)).await {
-            Err(VaultError::LeaseGone { .. }) => Ok(()),
-            other => other.map(drop),
+    /// Lists what is below a path.
+    pub async fn list(&self, token: &SecretString, path: &str) -> Result<Vec<String>, VaultError> {
+        let route = Route::plain(path)?.query("list=true");
+        self.keys(Call::new(Operation::Read, Method::GET, route).token(token)).await
+    }
+
+    pub(super) async fn call<'a>(&'a self, call: Call<'a>) -> Result<Reply, VaultError> {
+        self.http.call(call.namespace(self.namespace.as_ref())).await
+    }
+
+    pub(super) async fn call_or_absent<'a>(&'a self, call: Call<'a>) -> Result<Reply, VaultError> {
+        self.http.call_or_absent(call.namespace(self.namespace.as_ref())).await
+    }
+
+    /// A list's names; nothing there is an empty list.
+    pub(super) async fn keys<'a>(&'a self, call: Call<'a>) -> Result<Vec<String>, VaultError> {
+        #[derive(Deserialize)]
+        struct Keys {
+            keys: Vec<String>,
+        }
+        match self.call(call).await {
+            Ok(reply) => Ok(reply.data::<Keys>()?.keys),
+            Err(VaultError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
         }
     }
 
-    /// What is left of a lease.
-    pub async fn lookup_lease(&self, token: &SecretString, id: &str) -> Result<Lease, VaultError> {
-        let body = secret_body(&json!({ "lease_id": id }));
-        let reply =
-            self.http.call(Method::PUT, "sys/leases/lookup", Some(token), Some(body)).await?;
-        let raw = reply.parse::<Wrapped<RawLease>>()?.data;
-        let ttl = Duration::from_secs(raw.ttl.max(0).unsigned_abs());
-        Ok(Lease { id: raw.id, ttl, renewable: raw.renewable })
+    pub(super) fn http(&self) -> &Http {
+        &self.http
     }
 }
 
@@ -235,101 +164,74 @@ impl fmt::Debug for VaultClient {
         f.debug_struct("VaultClient")
             .field("http", &self.http)
             .field("jwt_mount", &self.jwt_mount)
+            .field("namespace", &self.namespace)
             .finish()
     }
 }
 
-/// Vault counts in whole seconds; rounding up never asks for less than was wanted.
-fn whole_seconds(increment: Duration) -> u64 {
-    increment.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+fn namespace(name: &str) -> Result<HeaderValue, VaultError> {
+    HeaderValue::from_str(name).map_err(|_| config("a namespace that is no header value"))
 }
 
-fn secret_body(body: &Value) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(body.to_string().into_bytes())
+/// A document that is the whole body.
+fn document(data: &SecretJson) -> bytes::Bytes {
+    match data.expose_text() {
+        "null" => Body::new().bytes(),
+        text => bytes::Bytes::from_owner(zeroize::Zeroizing::new(text.as_bytes().to_vec())),
+    }
 }
 
+/// What is around every answer of Vault.
 #[derive(Deserialize)]
-struct Envelope {
+pub(super) struct Envelope {
     #[serde(default)]
-    lease_id: Option<String>,
+    pub(super) lease_id: Option<String>,
     #[serde(default)]
-    lease_duration: u64,
+    pub(super) lease_duration: u64,
     #[serde(default)]
-    renewable: bool,
+    pub(super) renewable: bool,
     #[serde(default)]
     data: Option<SecretJson>,
     #[serde(default)]
-    warnings: Option<Vec<String>>,
+    pub(super) warnings: Option<Vec<String>>,
     #[serde(default)]
-    auth: Option<Auth>,
+    pub(super) auth: Option<Auth>,
 }
 
 impl Envelope {
-    fn into_answer(self) -> Answer {
-        let (ttl, renewable) = (Duration::from_secs(self.lease_duration), self.renewable);
-        let lease =
-            self.lease_id.filter(|id| !id.is_empty()).map(|id| Lease { id, ttl, renewable });
-        Answer {
-            data: self.data.unwrap_or_else(|| SecretJson::new(Value::Null)),
-            lease,
-            warnings: self.warnings.unwrap_or_default(),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Auth {
-    client_token: SecretString,
-    #[serde(default)]
-    accessor: String,
-    #[serde(default)]
-    lease_duration: u64,
-    #[serde(default)]
-    renewable: bool,
-}
-
-impl Auth {
-    fn into_login(self) -> Login {
+    pub(super) fn lease(&self) -> Option<Lease> {
+        let id = self.lease_id.clone().filter(|id| !id.is_empty())?;
         let ttl = Duration::from_secs(self.lease_duration);
-        Login { token: self.client_token, accessor: self.accessor, ttl, renewable: self.renewable }
+        Some(Lease { id, ttl, renewable: self.renewable })
     }
 }
 
 #[derive(Deserialize)]
-struct Wrapped<T> {
+struct WithData<T> {
     data: T,
 }
 
-#[derive(Deserialize)]
-struct RawLease {
-    id: String,
-    #[serde(default)]
-    ttl: i64,
-    #[serde(default)]
-    renewable: bool,
-}
-
-#[derive(Deserialize)]
-struct RawToken {
-    #[serde(default)]
-    accessor: String,
-    #[serde(default)]
-    ttl: u64,
-    #[serde(default)]
-    renewable: bool,
-    #[serde(default)]
-    policies: Vec<String>,
-}
-
-impl From<RawToken> for TokenFacts {
-    fn from(raw: RawToken) -> Self {
-        let ttl = Duration::from_secs(raw.ttl);
-        Self { accessor: raw.accessor, ttl, renewable: raw.renewable, policies: raw.policies }
-    }
-}
-
 impl Reply {
-    fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, VaultError> {
-        serde_json::from_slice(self.body()).map_err(|_| self.misses("the expected JSON"))
+    /// The members of `data`.
+    pub(super) fn data<T: serde::de::DeserializeOwned>(&self) -> Result<T, VaultError> {
+        Ok(self.parse::<WithData<T>>()?.data)
+    }
+
+    pub(super) fn envelope(&self) -> Result<Envelope, VaultError> {
+        self.parse()
+    }
+
+    pub(super) fn answer(&self) -> Result<Answer, VaultError> {
+        let nothing = || SecretJson::new(Value::Null);
+        if self.is_empty() {
+            return Ok(Answer { data: nothing(), lease: None, warnings: Vec::new() });
+        }
+        let envelope = self.envelope()?;
+        let lease = envelope.lease();
+        Ok(Answer {
+            data: envelope.data.unwrap_or_else(nothing),
+            lease,
+            warnings: envelope.warnings.unwrap_or_default(),
+        })
     }
 }

@@ -1,0 +1,362 @@
+//! Every way to log in.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use hive_dev::authority::{Authority, AuthorityConfig, Entry};
+use hive_security::SecretJson;
+use hive_security::vault::{
+    LoginError, LoginFault, LoginMethod, SecretId, VaultClient, VaultConfig, VaultError,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+
+use super::{World, write};
+use crate::member::Member;
+use crate::spire::find;
+
+const PATH: &str = "/ns/shop/sa/cart";
+const ID: &str = "spiffe://hive.test/ns/shop/sa/cart";
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn authority(directory: &Path) -> (Authority, Member) {
+    let mut config = AuthorityConfig::new(directory.join("api.sock"));
+    config.trust_domain = Some("hive.test".to_owned());
+    let authority = Authority::start(config).await.expect("it starts");
+    authority.add_entry(Entry::of_process(PATH, std::process::id())).expect("an entry");
+    let member = Member::attach(&authority.endpoint()).await;
+    (authority, member)
+}
+
+async fn jwt_role(world: &World, name: &str, change: Value) {
+    let mut role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault.hive.test"], "bound_subject": ID,
+        "token_ttl": 60, "token_policies": ["default"],
+    });
+    for (member, value) in change.as_object().expect("an object") {
+        role[member] = value.clone();
+    }
+    world.write(&format!("auth/jwt/role/{name}"), role).await;
+}
+
+#[tokio::test]
+async fn a_jwt_svid_logs_in_and_each_reason_for_a_refusal_is_told_apart() {
+    let world = World::start().await;
+    let (authority, member) = authority(world.directory.path()).await;
+    world.write("sys/auth/jwt", json!({ "type": "jwt" })).await;
+    world.write("auth/jwt/config", json!({ "jwks_url": authority.keys_url() })).await;
+    jwt_role(&world, "cart", json!({})).await;
+    let method = |role: &str| LoginMethod::JwtSvid {
+        workload: member.workload.clone(),
+        role: role.to_owned(),
+    };
+    let login = method("cart").login(&world.vault).await.expect("it may");
+    assert!(login.ttl == MINUTE && login.renewable);
+    assert!(!format!("{login:?}").contains(login.token.expose_secret()));
+    jwt_role(&world, "audience", json!({ "bound_audiences": ["another"] })).await;
+    jwt_role(&world, "subject", json!({ "bound_subject": "spiffe://hive.test/other" })).await;
+    jwt_role(&world, "claims", json!({ "bound_claims": { "sub": "x" }, "bound_subject": "" }))
+        .await;
+    let table = [
+        ("audience", LoginFault::Audience),
+        ("subject", LoginFault::Claims),
+        ("claims", LoginFault::Claims),
+        ("nobody", LoginFault::Role),
+    ];
+    for (role, expected) in table {
+        let refused = method(role).login(&world.vault).await;
+        let Err(LoginError::Vault(VaultError::Login { fault, .. })) = &refused else {
+            panic!("{role}: {refused:?}")
+        };
+        assert_eq!(*fault, expected, "{role}");
+    }
+    world
+        .write("auth/jwt/config", json!({ "jwks_url": authority.keys_url(), "bound_issuer": "x" }))
+        .await;
+    let refused = method("cart").login(&world.vault).await;
+    assert!(
+        matches!(
+            refused,
+            Err(LoginError::Vault(VaultError::Login { fault: LoginFault::Issuer, .. }))
+        ),
+        "{refused:?}"
+    );
+    let stranger = tempfile::tempdir().expect("a directory");
+    let stranger = Authority::start(AuthorityConfig::new(stranger.path().join("api.sock")));
+    let stranger = stranger.await.expect("it starts");
+    world.write("auth/jwt/config", json!({ "jwks_url": stranger.keys_url() })).await;
+    let refused = method("cart").login(&world.vault).await;
+    assert!(
+        matches!(refused, Err(LoginError::Vault(VaultError::Login { fault: LoginFault::Key, .. }))),
+        "{refused:?}"
+    );
+    world.bao.stop().await;
+}
+
+async fn with_app_role(world: &World, uses: u32) -> String {
+    world.write("sys/auth/approle", json!({ "type": "approle" })).await;
+    let role = json!({ "token_ttl": 60, "secret_id_num_uses": uses, "secret_id_ttl": "10m" });
+    world.write("auth/approle/role/job", role).await;
+    let answer = world.vault.read(&world.root, "auth/approle/role/job/role-id").await;
+    let role_id = answer.expect("it is there").data.text("role_id").expect("text");
+    role_id.expose_secret().to_owned()
+}
+
+/// A wrapping token from whoever delivers secrets.
+async fn delivered(world: &World) -> SecretString {
+    let path = "auth/approle/role/job/secret-id";
+    let nothing = SecretJson::new(json!({}));
+    let wrapped = world.vault.write_wrapped(&world.root, path, &nothing, MINUTE).await;
+    wrapped.expect("it is wrapped").token
+}
+
+fn app_role(role_id: &str, secret_id: SecretId) -> LoginMethod {
+    LoginMethod::AppRole { mount: "approle".to_owned(), role_id: role_id.to_owned(), secret_id }
+}
+
+#[tokio::test]
+async fn an_app_role_unwraps_its_secret_once_and_logs_in_again_with_it() {
+    let world = World::start().await;
+    let role_id = with_app_role(&world, 0).await;
+    let wrapping = delivered(&world).await;
+    let method = app_role(&role_id, SecretId::wrapped("job", wrapping.clone()));
+    assert!(!format!("{method:?}").contains(wrapping.expose_secret()));
+    for _ in 0..2 {
+        let login = method.login(&world.vault).await.expect("it may");
+        assert_eq!(login.ttl, MINUTE);
+    }
+    let thief = app_role(&role_id, SecretId::wrapped("job", wrapping));
+    let alarm = thief.login(&world.vault).await;
+    assert!(matches!(alarm, Err(LoginError::PossibleTheft { .. })), "{alarm:?}");
+    let stranger = app_role("no-such-id", SecretId::wrapped("job", delivered(&world).await));
+    let refused = stranger.login(&world.vault).await;
+    assert!(
+        matches!(
+            refused,
+            Err(LoginError::Vault(VaultError::Login { fault: LoginFault::SecretId, .. }))
+        ),
+        "{refused:?}"
+    );
+    world.bao.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_of_another_path_is_not_unwrapped() {
+    let world = World::start().await;
+    let role_id = with_app_role(&world, 0).await;
+    let planted = SecretJson::new(json!({ "secret_id": "of a thief" }));
+    let planted = world.vault.wrap(&world.root, &planted, MINUTE).await.expect("wrapped").token;
+    let method = app_role(&role_id, SecretId::wrapped("job", planted.clone()));
+    let alarm = method.login(&world.vault).await.expect_err("it is not trusted");
+    assert!(matches!(alarm, LoginError::PossibleTheft { .. }), "{alarm:?}");
+    assert!(alarm.to_string().contains("another path"), "{alarm}");
+    world.vault.unwrap(&planted).await.expect("nobody has unwrapped it");
+    world.bao.stop().await;
+}
+
+#[tokio::test]
+async fn a_used_up_secret_is_looked_for_in_its_file_again() {
+    let world = World::start().await;
+    let role_id = with_app_role(&world, 1).await;
+    let path = world.directory.path().join("secret-id");
+    let deliver = async || {
+        let token = delivered(&world).await;
+        std::fs::write(&path, format!("{}\n", token.expose_secret())).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
+    };
+    deliver().await;
+    let method = app_role(&role_id, SecretId::wrapped_in("job", &path));
+    method.login(&world.vault).await.expect("it may once");
+    method.login(&world.vault).await.expect_err("it is used up");
+    let alarm = method.login(&world.vault).await;
+    assert!(matches!(alarm, Err(LoginError::PossibleTheft { .. })), "{alarm:?}");
+    deliver().await;
+    method.login(&world.vault).await.expect("a new one was delivered");
+    world.bao.stop().await;
+}
+
+/// The part of a Kubernetes API that Vault asks: whose token is this?
+async fn token_reviews(good: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(review(stream, good));
+        }
+    });
+    address
+}
+
+async fn review(stream: tokio::net::TcpStream, good: &str) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    while stream.read_line(&mut line).await? > 2 {
+        if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = said.trim().parse().unwrap_or(0);
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let asked: Value = serde_json::from_slice(&body)?;
+    let user = json!({
+        "username": "system:serviceaccount:shop:cart", "uid": "1", "groups": ["system:serviceaccounts"],
+    });
+    let status = match asked["spec"]["token"] == good {
+        true => json!({ "authenticated": true, "user": user, "audiences": ["vault"] }),
+        false => json!({ "authenticated": false, "error": "it is not good" }),
+    };
+    let answer = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status,
+    });
+    let answer = answer.to_string();
+    let head = format!(
+        "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        answer.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Not signed by anybody: whether it is good is for the API to say.
+const SERVICE_ACCOUNT: &str = "eyJhbGciOiJSUzI1NiJ9.\
+    eyJpc3MiOiJrdWJlcm5ldGVzL3NlcnZpY2VhY2NvdW50Iiwic3ViIjoic3lzdGVtOnNlcnZpY2VhY2NvdW50OnNob3A6Y2FydCIsImt1YmVy\
+    bmV0ZXMuaW8iOnsibmFtZXNwYWNlIjoic2hvcCIsInNlcnZpY2VhY2NvdW50Ijp7Im5hbWUiOiJjYXJ0IiwidWlkIjoiMSJ9fX0.AAAA";
+
+#[tokio::test]
+async fn a_service_account_logs_in_with_the_token_that_is_in_its_file_now() {
+    let world = World::start().await;
+    let api = token_reviews(SERVICE_ACCOUNT).await;
+    world.write("sys/auth/cluster-1", json!({ "type": "kubernetes" })).await;
+    // It is asked for, although nothing here speaks TLS.
+    let ca = rcgen::generate_simple_self_signed(vec!["cluster.test".to_owned()]).expect("a CA");
+    let config = json!({
+        "kubernetes_host": api, "disable_local_ca_jwt": true, "token_reviewer_jwt": SERVICE_ACCOUNT,
+        "disable_iss_validation": true, "kubernetes_ca_cert": super::engines::pem("CERTIFICATE", ca.cert.der()),
+    });
+    world.write("auth/cluster-1/config", config).await;
+    let role = json!({
+        "bound_service_account_names": ["cart"], "bound_service_account_namespaces": ["shop"], "token_ttl": 60,
+    });
+    world.write("auth/cluster-1/role/cart", role).await;
+    let token_path = world.directory.path().join("token");
+    let put = |text: &str, mode| {
+        std::fs::write(&token_path, text).expect("written");
+        std::fs::set_permissions(&token_path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let method = LoginMethod::Kubernetes {
+        mount: "cluster-1".to_owned(),
+        role: "cart".to_owned(),
+        token_path: token_path.clone(),
+    };
+    let missing = method.login(&world.vault).await.expect_err("there is no file");
+    assert!(matches!(&missing, LoginError::TokenFile { .. }) && missing.is_transient());
+    put("not a token", 0o644);
+    assert!(matches!(method.login(&world.vault).await, Err(LoginError::Vault(_))));
+    put(&format!("{SERVICE_ACCOUNT}\n"), 0o644);
+    assert_eq!(method.login(&world.vault).await.expect("it may").ttl, MINUTE);
+    for mode in [0o664, 0o646] {
+        put(SERVICE_ACCOUNT, mode);
+        let refused = method.login(&world.vault).await.expect_err("anyone may have written it");
+        assert!(refused.to_string().contains("chmod go-w"), "{refused}");
+    }
+    put("", 0o600);
+    assert!(method.login(&world.vault).await.expect_err("empty").to_string().contains("empty"));
+    world.bao.stop().await;
+}
+
+/// An OpenBao with TLS: its address, its authority, and the process.
+async fn with_tls(directory: &Path, token: &str) -> (String, String, tokio::process::Child) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let child = tokio::process::Command::new(find("bao"))
+        .args(["server", "-dev", "-dev-no-store-token", "-dev-tls"])
+        .arg(format!("-dev-tls-cert-dir={}", directory.display()))
+        .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
+        .env("BAO_DEV_ROOT_TOKEN_ID", token)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it runs");
+    let address = format!("https://127.0.0.1:{port}");
+    let deadline = std::time::Instant::now() + MINUTE;
+    loop {
+        if let Ok(ca_pem) = std::fs::read_to_string(directory.join("vault-ca.pem")) {
+            let config = VaultConfig { ca_pem: Some(ca_pem.clone()), ..VaultConfig::at(&address) };
+            let health = VaultClient::new(config).expect("a good authority").health().await;
+            if health.is_ok_and(|health| health.initialized && !health.sealed) {
+                return (address, ca_pem, child);
+            }
+        }
+        assert!(std::time::Instant::now() < deadline, "it does not serve");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_x509_svid_of_the_moment_is_presented_and_a_cert_login_wants_a_common_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (authority, member) = authority(directory.path()).await;
+    let root = SecretString::from("root-of-a-test");
+    let (address, ca_pem, mut bao) = with_tls(directory.path(), root.expose_secret()).await;
+    let config = VaultConfig {
+        ca_pem: Some(ca_pem.clone()),
+        identity: Some(member.workload.clone()),
+        ..VaultConfig::at(&address)
+    };
+    let vault = VaultClient::new(config).expect("good settings");
+    write(&vault, &root, "sys/auth/cert", json!({ "type": "cert" })).await;
+    let trust = async || {
+        let bundle: Value = serde_json::from_str(&authority.bundle_document()).expect("JSON");
+        let pem = bundle["keys"]
+            .as_array()
+            .expect("keys")
+            .iter()
+            .filter_map(|key| key["x5c"][0].as_str());
+        let pem = pem
+            .map(|der| format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n"));
+        let role = json!({
+            "certificate": pem.collect::<String>(), "allowed_uri_sans": [ID], "token_ttl": 60,
+        });
+        write(&vault, &root, "auth/cert/certs/cart", role).await;
+    };
+    trust().await;
+    let method = LoginMethod::X509Svid { mount: "cert".to_owned(), role: "cart".to_owned() };
+    // Our authority's X.509-SVIDs have no common name, as the standard allows: the server finds that out last, when
+    // it has verified that the certificate is the role's.
+    let is_verified = async || {
+        let login = method.login(&vault).await;
+        let fault = LoginFault::Nameless;
+        matches!(login, Err(LoginError::Vault(VaultError::Login { fault: seen, .. })) if seen == fault)
+    };
+    assert!(is_verified().await);
+
+    // Not those of another name.
+    let other = json!({ "allowed_uri_sans": ["spiffe://hive.test/other"] });
+    write(&vault, &root, "auth/cert/certs/cart", other).await;
+    assert!(!is_verified().await);
+
+    let before = member.workload.x509_svid().expect("one").certificate_chain()[0].to_vec();
+    authority.rotate_x509().await.expect("it rotates");
+    let deadline = std::time::Instant::now() + MINUTE;
+    while member.workload.x509_svid().expect("one").certificate_chain()[0].as_ref() == before {
+        assert!(std::time::Instant::now() < deadline, "there is no new X.509-SVID");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    trust().await;
+    assert!(is_verified().await, "the new X.509-SVID is presented");
+
+    let plain = VaultConfig { ca_pem: Some(ca_pem), ..VaultConfig::at(&address) };
+    let plain = VaultClient::new(plain).expect("good settings");
+    let refused = method.login(&plain).await;
+    assert!(matches!(refused, Err(LoginError::Vault(VaultError::Config { .. }))), "{refused:?}");
+    bao.kill().await.expect("it runs");
+}
