@@ -3,11 +3,14 @@
 #[cfg(feature = "dev")]
 mod dev;
 mod doctor;
+mod exec;
 mod identity;
+mod lease;
 mod plan;
 mod render;
 pub(crate) mod service;
 pub(crate) mod stack;
+mod vault;
 
 use crate::exit;
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +38,11 @@ enum Verb {
     Plan(plan::Verb),
     /// Says who this process is to others, and until when; fetches and verifies documents.
     Identity(identity::Options),
+    /// Lists, extends and ends what is borrowed from Vault; prints a password for programs that call out.
+    #[command(subcommand)]
+    Lease(lease::Verb),
+    /// Runs any program with credentials from Vault, in files that change under it; in the end all is given back.
+    Exec(exec::Options),
     /// Finds out why this process has no identity, or a bad one, and what to do about it.
     Doctor(doctor::Options),
     /// Serves the registry of workers. Configured by its environment.
@@ -73,6 +81,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Up(options) => crate::up::run(options),
         Verb::Plan(verb) => plan::run(verb),
         Verb::Identity(options) => identity::run(options),
+        Verb::Lease(verb) => lease::run(verb),
+        Verb::Exec(options) => exec::run(&options),
         Verb::Doctor(options) => doctor::run(&options),
         Verb::Registry => service::registry(),
         Verb::Orchestrator => service::orchestrator(),

@@ -4,8 +4,11 @@ mod bad_input;
 mod cleanup;
 mod doctor;
 mod durability;
+mod exec;
 mod harness;
 mod identity;
+mod lease;
+mod lender;
 mod plans;
 #[path = "../../../hive-security/tests/scripted/mod.rs"]
 mod scripted;
