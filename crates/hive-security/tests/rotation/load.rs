@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,14 +20,32 @@ struct Book {
     stop: AtomicBool,
     done: AtomicU64,
     failed: Mutex<BTreeMap<String, u64>>,
+    /// How long those that succeeded took, in microseconds.
+    took: Mutex<Vec<u32>>,
 }
 
 /// What came of it.
-#[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) done: u64,
     /// How often which failure was seen.
     pub(crate) failed: BTreeMap<String, u64>,
+    /// How long those that succeeded took, in microseconds, in order.
+    took: Vec<u32>,
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let p99 = self.percentile(0.99);
+        write!(f, "{} done, p99 {p99:.1} ms, failed: {:?}", self.done, self.failed)
+    }
+}
+
+impl Outcome {
+    /// So long this share of those that succeeded took at most, in milliseconds.
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
+        let place = (self.took.len() as f64 * share) as usize;
+        self.took.get(place).map_or(0.0, |micros| f64::from(*micros) / 1000.0)
+    }
 }
 
 impl Load {
@@ -49,7 +67,9 @@ impl Load {
                     if book.stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    book.note(work(worker, turn).await);
+                    let began = Instant::now();
+                    let result = work(worker, turn).await;
+                    book.note(result, began.elapsed());
                     // Work that fails at once would starve the others.
                     tokio::task::yield_now().await;
                 }
@@ -75,7 +95,9 @@ impl Load {
         let over = async { while self.workers.join_next().await.is_some() {} };
         timeout(Duration::from_secs(60), over).await.expect("each operation ends");
         let failed = self.book.failed.lock().expect("nobody panicked").clone();
-        Outcome { done: self.done(), failed }
+        let mut took = std::mem::take(&mut *self.book.took.lock().expect("nobody panicked"));
+        took.sort_unstable();
+        Outcome { done: self.done(), failed, took }
     }
 
     fn done(&self) -> u64 {
@@ -84,9 +106,11 @@ impl Load {
 }
 
 impl Book {
-    fn note<E: Display>(&self, result: Result<(), E>) {
+    fn note<E: Display>(&self, result: Result<(), E>, took: Duration) {
         match result {
             Ok(()) => {
+                let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+                self.took.lock().expect("nobody panicked").push(micros);
                 self.done.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {

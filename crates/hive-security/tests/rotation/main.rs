@@ -4,6 +4,10 @@
 //! reversed, in which something must: otherwise the load would prove nothing. Kafka is the exception: it leaves the sessions of a removed user open.
 
 mod deadpool_postgres;
+#[path = "../../benches/layered/echo.rs"]
+mod echo;
+mod grpc;
+mod identity;
 mod kafka;
 mod load;
 mod postgres;
@@ -11,3 +15,6 @@ mod redis;
 mod redis_server;
 mod rotation;
 mod sqlx;
+mod together;
+mod work;
+mod world;

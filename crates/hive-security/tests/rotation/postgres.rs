@@ -51,6 +51,11 @@ impl Ledger {
         (&self.postgres.host, self.postgres.port)
     }
 
+    /// Its superuser, and that one's password.
+    pub(crate) fn administrator(&self) -> (&str, &str) {
+        (&self.postgres.username, self.postgres.password.expose_secret())
+    }
+
     /// How many entries were written.
     pub(crate) async fn entries(&self) -> u64 {
         let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM entries");
@@ -70,9 +75,9 @@ impl Ledger {
         }
     }
 
-    /// The users whom the test created and nobody dropped.
+    /// The users whom the test or a vault created and nobody dropped.
     pub(crate) async fn users(&self) -> Vec<String> {
-        let asked = "SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'u%' ORDER BY 1";
+        let asked = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^(u[0-9]|v-)' ORDER BY 1";
         sqlx::query_scalar(asked).fetch_all(&self.root).await.expect("the roles")
     }
 

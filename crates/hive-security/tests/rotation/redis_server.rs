@@ -46,6 +46,12 @@ impl Cache {
         format!("redis://{}:{}", self.server.host, self.server.port)
     }
 
+    /// Host, port, its administrator, and that one's password.
+    pub(crate) fn administrator(&self) -> (&str, u16, &str, &str) {
+        let server = &self.server;
+        (&server.host, server.port, &server.username, server.password.expose_secret())
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::open(self.url()).expect("an address")
     }
