@@ -1,6 +1,6 @@
 //! The auth method `approle`: a role has an id, and whoever also shows one of its secret ids may log in.
 //!
-//! Not here: bounds on addresses, which are kept and not looked at; there is one address, and it is loopback.
+//! Bounds on addresses are looked at when somebody logs in; all callers are on loopback.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Map, Value, json};
 
+use super::cidr;
 use super::clock::rfc3339;
 use super::core::{Core, token_key};
 use super::engine::{Ask, Engine, Login};
@@ -29,7 +30,6 @@ struct Role {
     old_policies: Option<Vec<String>>,
     needs_secret: bool,
     bound_cidrs: Vec<String>,
-    token_cidrs: Vec<String>,
     /// Zero: any number.
     num_uses: i64,
     /// Zero: it never ends.
@@ -45,6 +45,7 @@ struct SecretId {
     ttl: Duration,
     created: SystemTime,
     updated: SystemTime,
+    cidrs: Vec<String>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -83,7 +84,9 @@ impl Engine for AppRole {
                     Verb::Write | Verb::Delete,
                     ["role", name, by @ ("secret-id" | "secret-id-accessor"), "destroy"],
                 ) => self.destroy(&ask, name, by),
-                (Verb::Read | Verb::Write, ["role", name, field]) => self.field(&ask, name, field),
+                (Verb::Delete | Verb::Read | Verb::Write, ["role", name, field]) => {
+                    self.field(&ask, name, field)
+                }
                 (Verb::Write, ["tidy", "secret-id"]) => {
                     let text = "Tidy operation successfully started. Any information from the operation will be printed to OpenBao's server logs.";
                     Ok(Reply::warning(202, text))
@@ -169,6 +172,10 @@ impl AppRole {
             let value = role.shown()[member.as_str()].clone();
             return Ok(Reply::data(json!({ member: value })));
         }
+        if ask.verb() == Verb::Delete {
+            role.reset(&member);
+            return self.put(name, role);
+        }
         role.read(ask)?;
         self.put(name, role)
     }
@@ -243,10 +250,13 @@ impl AppRole {
         let found = roles.iter_mut().find(|(_, role)| role.role_id == role_id);
         let (name, role) = found.ok_or_else(refused)?;
         ask.note(|entry| entry.role = Some(name.clone()));
+        if !role.bound_cidrs.is_empty() && !cidr::admit(&role.bound_cidrs) {
+            return Err(Fault::new(400, outside("role")));
+        }
         let mut metadata = BTreeMap::new();
         if role.needs_secret {
             let secret = given("secret_id").ok_or_else(|| Fault::new(400, "missing secret_id"))?;
-            metadata = role.use_secret(secret, ask.wall()).ok_or_else(refused)?;
+            metadata = role.use_secret(secret, ask.wall()).ok_or_else(refused)??;
         }
         metadata.insert("role_name".to_owned(), name.clone());
         Ok(Reply::login(Login {
@@ -278,17 +288,13 @@ impl Role {
         self.needs_secret = ask.flag("bind_secret_id").unwrap_or(self.needs_secret);
         self.bound_cidrs =
             ask.strings("secret_id_bound_cidrs").unwrap_or_else(|| self.bound_cidrs.clone());
-        if let Some(cidrs) = ask.strings("token_bound_cidrs") {
-            // One address is shown without its length.
-            let own = |text: &String| text.strip_suffix("/32").unwrap_or(text).to_owned();
-            self.token_cidrs = cidrs.iter().map(own).collect();
-        }
+        check_blocks(&self.bound_cidrs)?;
         self.num_uses = ask.number("secret_id_num_uses")?.unwrap_or(self.num_uses);
         self.ttl = ask.duration("secret_id_ttl")?.unwrap_or(self.ttl);
         if self.num_uses < 0 {
             return Err(Fault::new(400, "secret_id_num_uses cannot be negative"));
         }
-        if !self.needs_secret && self.bound_cidrs.is_empty() && self.token_cidrs.is_empty() {
+        if !self.needs_secret && self.bound_cidrs.is_empty() && self.terms.bound_cidrs.is_empty() {
             let text = "at least one constraint should be enabled on the role";
             return Err(Fault::listed(500, text));
         }
@@ -305,7 +311,6 @@ impl Role {
             "secret_id_bound_cidrs": cidrs,
             "secret_id_num_uses": self.num_uses,
             "secret_id_ttl": self.ttl.as_secs(),
-            "token_bound_cidrs": self.token_cidrs,
         });
         data.extend(own.as_object().cloned().unwrap_or_default());
         if let Some(policies) = &self.old_policies {
@@ -334,13 +339,15 @@ impl Role {
             }
             Some(ttl) => ttl,
         };
-        let now = ask.wall();
+        let (now, cidrs) = (ask.wall(), ask.strings("cidr_list").unwrap_or_default());
+        check_blocks(&cidrs)?;
         Ok(SecretId {
             accessor: random_uuid(),
             num_uses,
             ttl,
             created: now,
             updated: now,
+            cidrs,
             metadata: metadata(&ask.call.body)?,
         })
     }
@@ -355,18 +362,35 @@ impl Role {
     }
 
     /// What a secret id carries, if it is good; this was one of its uses.
-    fn use_secret(&mut self, id: &str, now: SystemTime) -> Option<BTreeMap<String, String>> {
+    fn use_secret(
+        &mut self,
+        id: &str,
+        now: SystemTime,
+    ) -> Option<Result<BTreeMap<String, String>, Fault>> {
         self.forget_old(now);
         let key = token_key(id);
         let secret = self.secrets.get_mut(&key)?;
         secret.updated = now;
+        let is_inside = secret.cidrs.is_empty() || cidr::admit(&secret.cidrs);
         let metadata = secret.metadata.clone();
         match secret.num_uses {
             0 => {}
             1 => drop(self.secrets.remove(&key)),
             _ => secret.num_uses -= 1,
         }
-        Some(metadata)
+        Some(if is_inside { Ok(metadata) } else { Err(Fault::new(400, outside("secret ID"))) })
+    }
+
+    /// As if nobody had ever set it.
+    fn reset(&mut self, member: &str) {
+        let new = Self::new();
+        match member {
+            "bind_secret_id" => self.needs_secret = new.needs_secret,
+            "secret_id_bound_cidrs" | "bound_cidr_list" => self.bound_cidrs = new.bound_cidrs,
+            "secret_id_num_uses" => self.num_uses = new.num_uses,
+            "secret_id_ttl" => self.ttl = new.ttl,
+            other => self.terms.reset(other),
+        }
     }
 
     fn forget_old(&mut self, now: SystemTime) {
@@ -382,7 +406,7 @@ impl SecretId {
     fn shown(&self) -> Value {
         let never = "0001-01-01T00:00:00Z".to_owned();
         json!({
-            "cidr_list": [],
+            "cidr_list": self.cidrs,
             "creation_time": rfc3339(self.created),
             "expiration_time": self.expires().map_or(never, rfc3339),
             "last_updated_time": rfc3339(self.updated),
@@ -420,6 +444,18 @@ fn required<'a>(ask: &'a Ask<'_>, member: &str) -> Result<&'a str, Fault> {
 
 fn no_role(status: u16, name: &str) -> Fault {
     Fault::new(status, format!("role {name:?} does not exist"))
+}
+
+fn check_blocks(blocks: &[String]) -> Result<(), Fault> {
+    let Some(wrong) = blocks.iter().find(|block| !cidr::is_block(block)) else { return Ok(()) };
+    let text = format!("failed to validate CIDR blocks: invalid CIDR address: {wrong}");
+    Err(Fault::listed(500, &text))
+}
+
+/// The real server puts an error that is none at the end.
+fn outside(of: &str) -> String {
+    let caller = cidr::CALLER;
+    format!("source address \"{caller}\" unauthorized by CIDR restrictions on the {of}: %!w(<nil>)")
 }
 
 fn no_accessor(asked: &str) -> String {

@@ -9,6 +9,7 @@
 mod approle;
 mod audit;
 mod begin;
+mod cidr;
 mod clock;
 mod connections;
 mod core;

@@ -5,13 +5,16 @@ use serde_json::{Map, Value};
 use super::setup::{Capability, PathRule};
 
 /// Known to the real server, and not to us: a policy that says more than we would enforce is refused.
-const NOT_ENFORCED: [&str; 7] = [
+const NOT_ENFORCED: [&str; 10] = [
     "allowed_parameters",
     "control_group",
     "denied_parameters",
+    "expiration",
     "list_scan_response_keys_filter_path",
     "max_wrapping_ttl",
+    "mfa_methods",
     "min_wrapping_ttl",
+    "pagination_limit",
     "required_parameters",
 ];
 
@@ -57,10 +60,11 @@ fn blocks(text: &str) -> Result<Vec<Block>, Mistake> {
     body.into_iter().map(hcl_block).collect()
 }
 
-/// Blocks are spread over lines, for the older HCL does not mind where they end: `{ a = 1` and `}` on the next line.
+/// Blocks are spread over lines, for the older HCL does not mind where they end: `{ a = 1`, `}` and the next block may
+/// share one.
 fn spread(text: &str) -> String {
     let (mut spread, mut quoted, mut comment, mut last) = (String::new(), false, false, '\n');
-    for c in text.chars() {
+    for (at, c) in text.char_indices() {
         match c {
             '\n' => comment = false,
             '"' if !comment && last != '\\' => quoted = !quoted,
@@ -73,7 +77,8 @@ fn spread(text: &str) -> String {
             spread.push('\n');
         }
         spread.push(c);
-        if plain && c == '{' {
+        let goes_on = || text[at + 1..].trim_start().starts_with([',', ']', ')']);
+        if plain && (c == '{' || (c == '}' && !goes_on())) {
             spread.push('\n');
         }
         last = c;
@@ -115,7 +120,7 @@ fn rule(text: &str, path: String, body: &Map<String, Value>) -> Result<PathRule,
         match key.as_str() {
             "capabilities" => capabilities.extend(listed(&path, value)?),
             "policy" => capabilities.extend(shorthand(&path, value)?),
-            "comment" | "expiration" | "pagination_limit" | "mfa_methods" => {}
+            "comment" => {}
             other => return Err(odd(text, path, other)),
         }
     }
@@ -185,7 +190,9 @@ mod tests {
         from_json.sort_by_key(|(path, _)| std::cmp::Reverse(path.clone()));
         let expected =
             vec![("secret/*".to_owned(), vec![Read, List]), ("a/+".to_owned(), vec![Update])];
-        assert_eq!((read(hcl), from_json), (expected.clone(), expected));
+        assert_eq!((read(hcl), from_json), (expected.clone(), expected.clone()));
+        let line = "path \"secret/*\" { capabilities = [\"read\", \"list\"] } path \"a/+\" { capabilities = [\"update\"] }";
+        assert_eq!(read(line), expected);
     }
 
     #[test]
@@ -215,9 +222,11 @@ mod tests {
 
     #[test]
     fn what_would_not_be_enforced_is_refused() {
-        let text = "path \"a\" { capabilities=[\"update\"]\n allowed_parameters = { \"x\" = [] } }";
-        let refused = parse(text).unwrap_err();
-        assert!(matches!(refused, Mistake::NotEnforced { key: "allowed_parameters", .. }));
+        for more in ["allowed_parameters = { \"x\" = [] }", "expiration = \"2026-01-01T00:00:00Z\""]
+        {
+            let text = format!("path \"a\" {{ capabilities=[\"update\"]\n {more} }}");
+            assert!(matches!(parse(&text).unwrap_err(), Mistake::NotEnforced { .. }), "{more}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::audit::Entry;
+use super::cidr;
 use super::core::{Core, Token, TokenKey, token_key};
 use super::engine::{Ask, Mount};
 use super::fields;
@@ -85,6 +86,9 @@ pub(super) async fn answer(
     entry.accessor = Some(caller.token.accessor.clone());
     entry.spiffe_id.clone_from(&caller.token.spiffe_id);
     entry.role.clone_from(&caller.token.role);
+    if !caller.token.bound_cidrs.is_empty() && !cidr::admit(&caller.token.bound_cidrs) {
+        return Err(Fault::new(403, "permission denied"));
+    }
     let outcome = as_caller(core, call, &caller, found, entry).await;
     if caller.token.num_uses < 0 {
         let _ = core.revoke_token(caller.key, "token_revoked").await;

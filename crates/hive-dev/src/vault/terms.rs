@@ -6,6 +6,7 @@ use hive_lease::Moment;
 use hive_security::clock::Clock;
 use serde_json::{Map, Value, json};
 
+use super::cidr;
 use super::clock::duration_text;
 use super::engine::Ask;
 use super::reply::Fault;
@@ -105,6 +106,8 @@ pub(super) struct TokenTerms {
     pub(super) explicit_max_ttl: Duration,
     pub(super) period: Duration,
     pub(super) num_uses: i64,
+    /// From where the token may be used; empty: from everywhere.
+    pub(super) bound_cidrs: Vec<String>,
     pub(super) no_default_policy: bool,
     pub(super) kind: TokenKind,
 }
@@ -133,6 +136,17 @@ impl TokenTerms {
         if let Some(policies) = ask.strings("token_policies").or_else(|| ask.strings("policies")) {
             self.policies = policies.iter().map(|policy| policy.to_lowercase()).collect();
         }
+        if let Some(blocks) = ask.strings("token_bound_cidrs") {
+            if let Some(wrong) = blocks.iter().find(|block| !cidr::is_address(block)) {
+                let text = format!(
+                    "error parsing address {wrong:?}: Unable to convert {wrong:?} to an IPv4 or IPv6 address, or a UNIX Socket"
+                );
+                return Err(Fault::new(400, text));
+            }
+            // One address is shown without its length.
+            let own = |text: &String| text.strip_suffix("/32").unwrap_or(text).to_owned();
+            self.bound_cidrs = blocks.iter().map(own).collect();
+        }
         self.num_uses = ask.number("token_num_uses")?.unwrap_or(self.num_uses);
         self.no_default_policy =
             ask.flag("token_no_default_policy").unwrap_or(self.no_default_policy);
@@ -140,6 +154,20 @@ impl TokenTerms {
             self.kind = token_kind(kind)?;
         }
         self.check()
+    }
+
+    /// As if nobody had ever set it.
+    pub(super) fn reset(&mut self, member: &str) {
+        let new = Self::default();
+        match member {
+            "token_bound_cidrs" => self.bound_cidrs = new.bound_cidrs,
+            "token_max_ttl" => self.max_ttl = new.max_ttl,
+            "token_num_uses" => self.num_uses = new.num_uses,
+            "token_period" => self.period = new.period,
+            "token_policies" => self.policies = new.policies,
+            "token_ttl" => self.ttl = new.ttl,
+            _ => {}
+        }
     }
 
     fn check(&self) -> Result<(), Fault> {
@@ -171,7 +199,7 @@ impl TokenTerms {
             TokenKind::Service => "service",
         };
         let fields = json!({
-            "token_bound_cidrs": [],
+            "token_bound_cidrs": self.bound_cidrs,
             "token_explicit_max_ttl": self.explicit_max_ttl.as_secs(),
             "token_max_ttl": self.max_ttl.as_secs(),
             "token_no_default_policy": self.no_default_policy,

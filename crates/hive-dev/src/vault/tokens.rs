@@ -41,6 +41,8 @@ pub(super) struct Token {
     /// What its last renewal gave, which is what a renewal gives that asks for nothing.
     pub(super) last_granted: Option<Duration>,
     pub(super) explicit_max_ttl: Duration,
+    /// From where it may be used; empty: from everywhere.
+    pub(super) bound_cidrs: Vec<String>,
     pub(super) span: Span,
     pub(super) wrapped: Option<Arc<Wrapped>>,
     /// For the audit log.
@@ -66,6 +68,7 @@ impl Token {
             period: Duration::ZERO,
             last_granted: None,
             explicit_max_ttl: Duration::ZERO,
+            bound_cidrs: Vec::new(),
             span,
             wrapped: None,
             spiffe_id: None,
@@ -131,6 +134,9 @@ impl Token {
             members.insert("role".to_owned(), json!(role));
         } else if !self.period.is_zero() {
             members.insert("period".to_owned(), json!(self.period.as_secs()));
+        }
+        if !self.bound_cidrs.is_empty() {
+            members.insert("bound_cidrs".to_owned(), json!(self.bound_cidrs));
         }
         if !self.namespace.is_empty() {
             members.insert("namespace_path".to_owned(), json!(self.namespace));
@@ -246,6 +252,7 @@ impl Core {
         token.num_uses = terms.num_uses;
         token.period = terms.period;
         token.explicit_max_ttl = terms.explicit_max_ttl;
+        token.bound_cidrs.clone_from(&terms.bound_cidrs);
         let source = mount.path.trim_start_matches("auth/").trim_end_matches('/').replace('/', "-");
         token.display_name =
             format!("{source}-{}", login.display_name).trim_end_matches('-').into();
@@ -274,7 +281,7 @@ impl Core {
         max_ttl = bounded(bounded(max_ttl, terms.max_ttl), terms.explicit_max_ttl);
         let asked = if terms.ttl.is_zero() { default_ttl } else { terms.ttl };
         let span = Span::new(&self.clock, asked, Some(max_ttl));
-        let warning = cap_warning(asked, span.ttl).filter(|_| !terms.ttl.is_zero());
+        let warning = cap_warning(asked, span.ttl);
         (span, warning)
     }
 

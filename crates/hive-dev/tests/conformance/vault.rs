@@ -5,6 +5,8 @@
 //!  stage           starts both, and whatever the calls need: PostgreSQL, Redis, an authority that signs tokens
 //!  recorder        makes the calls on one server
 //!  hvac            the client of Python programs, and rust_client the crate vaultrs: both find the same in both
+//!  certificates    what those say, without what is random in them
+//!  sealed          what transit seals on either opens in one way
 //!  shape           what remains of an answer without ids, times and secrets
 //! ```
 //!
@@ -12,10 +14,12 @@
 //! of [`recorder::HEADERS`] and the shape of the body must be equal. A difference that a script accepts and that is
 //! not there any more fails as well.
 
+mod certificates;
 mod hvac;
 mod recorder;
 mod rust_client;
 mod script;
+mod sealed;
 mod shape;
 mod stage;
 

@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use serde_json::{Value, json};
 
 use super::der::{pem, private_key};
-use super::issue::{Names, new_serial, params, warn_of_ttl};
+use super::issue::{Names, complete_subject, new_serial, params, warn_of_ttl};
 use super::role::KeyKind;
 use super::{Body, Fault, Frame, Issued, Outcome, Pki};
 use crate::vault::clock::unix;
@@ -80,6 +80,15 @@ impl Pki {
         self.authorities.push(authority);
         Ok(Outcome::Told { data, warnings })
     }
+
+    /// As it is looked up by its own path.
+    pub(super) fn known_authority(&self, name: &str) -> Result<&Authority, Fault> {
+        if name != "default" && self.authority(name).is_err() {
+            let text = format!("unable to find PKI issuer for reference: {name}");
+            return Err(Fault::listed(500, &text));
+        }
+        self.authority(name)
+    }
 }
 
 impl Authority {
@@ -96,19 +105,14 @@ impl Authority {
         let (bytes, serial) = new_serial();
         let names = Names::of_authority(body)?;
         let mut params = params(&names, now - BACKDATED, now + ttl, &bytes)?;
-        for (member, kind) in [
-            ("organization", DnType::OrganizationName),
-            ("ou", DnType::OrganizationalUnitName),
-            ("country", DnType::CountryName),
-        ] {
-            if let Some(value) = fields::strings(body, member).and_then(|mut all| all.pop()) {
-                params.distinguished_name.push(kind, value);
-            }
-        }
+        complete_subject(&mut params, |member| {
+            fields::strings(body, member).and_then(|all| all.into_iter().next())
+        });
         let length = fields::number(body, "max_path_length")?;
         let length = length.and_then(|length| u8::try_from(length).ok());
         params.is_ca =
             IsCa::Ca(length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained));
+        params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(failed)?.der().to_vec();
         let (label, private) = private_key(&key, kind, false).ok_or_else(super::issue::failed)?;

@@ -56,7 +56,7 @@ pub(super) fn private_key(
 }
 
 /// PKCS #8 is a sequence of version, algorithm, and the old form as octets.
-fn inner_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
+pub(in crate::vault) fn inner_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
     let (_, content, _) = element(pkcs8)?;
     let (_, _, rest) = element(content)?;
     let (_, _, rest) = element(rest)?;

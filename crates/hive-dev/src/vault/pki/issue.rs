@@ -96,7 +96,9 @@ impl Pki {
         if let (true, Some(own)) = (role.is("use_csr_common_name"), common_name(&request)) {
             names.common_name = own;
         }
-        names.add_common_name(body);
+        if !role.is_verbatim() {
+            names.add_common_name(body);
+        }
         names.check(role, if role.is("use_csr_sans") { "CSR" } else { "the API" })?;
         let mut signed = self.signed(role, authority, &names, &request.public_key, body, frame)?;
         if role.is("use_csr_common_name") && body.get("common_name").is_some_and(|name| name != "")
@@ -140,13 +142,9 @@ impl Pki {
         params.use_authority_key_identifier_extension = true;
         params.custom_extensions.push(subject_key_identifier(key.der_bytes()));
         self.add_urls(&mut params);
-        for (member, kind) in
-            [("organization", DnType::OrganizationName), ("ou", DnType::OrganizationalUnitName)]
-        {
-            if let Some(value) = role.list(member).first() {
-                params.distinguished_name.push(kind, *value);
-            }
-        }
+        complete_subject(&mut params, |member| {
+            role.list(member).first().map(|one| (*one).to_owned())
+        });
         let der = authority.sign(&params, key)?;
         let authority = authority.id.clone();
         Ok(Signed { der, serial, authority, not_before, not_after, ttl, warnings })
@@ -286,6 +284,31 @@ impl Names {
             ));
         }
         self.uris.iter().try_for_each(|uri| role.check_uri(uri, source))
+    }
+}
+
+/// What stands in the subject beside the common name, and before it, in the real server's order.
+pub(super) fn complete_subject(
+    params: &mut CertificateParams,
+    value: impl Fn(&str) -> Option<String>,
+) {
+    let name = std::mem::take(&mut params.distinguished_name);
+    let parts = [
+        ("country", DnType::CountryName),
+        ("province", DnType::StateOrProvinceName),
+        ("locality", DnType::LocalityName),
+        ("street_address", DnType::from_oid(&[2, 5, 4, 9])),
+        ("postal_code", DnType::from_oid(&[2, 5, 4, 17])),
+        ("organization", DnType::OrganizationName),
+        ("ou", DnType::OrganizationalUnitName),
+    ];
+    for (member, kind) in parts {
+        if let Some(value) = value(member).filter(|value| !value.is_empty()) {
+            params.distinguished_name.push(kind, value);
+        }
+    }
+    for (kind, value) in name.iter() {
+        params.distinguished_name.push(kind.clone(), value.clone());
     }
 }
 

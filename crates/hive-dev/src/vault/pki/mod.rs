@@ -3,7 +3,7 @@
 //! Not here: intermediates and imported authorities, ACME, OCSP, delta revocation lists. Tidying finds nothing to do.
 
 mod authority;
-mod der;
+pub(super) mod der;
 mod issue;
 mod role;
 
@@ -250,14 +250,14 @@ impl Pki {
             ["config", "urls"] => Ok(told(self.shown_urls())),
             ["config", "crl"] => Ok(told(self.shown_crl_config())),
             ["issuer", name] | ["issuer", name, "json"] => {
-                Ok(told(self.authority(name)?.shown(parts.len() == 3)))
+                Ok(told(self.known_authority(name)?.shown(parts.len() == 3)))
             }
             ["issuer", name, "der"] => {
-                let body = self.authority(name)?.certificate.clone();
+                let body = self.known_authority(name)?.certificate.clone();
                 Ok(Outcome::Raw { content_type: CERTIFICATE, body })
             }
             ["issuer", name, "pem"] => {
-                let body = self.authority(name)?.pem().into_bytes();
+                let body = self.known_authority(name)?.pem().into_bytes();
                 Ok(Outcome::Raw { content_type: CERTIFICATES, body })
             }
             _ => Err(unknown(parts)),

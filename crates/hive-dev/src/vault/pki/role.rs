@@ -13,6 +13,9 @@ use super::{Body, Fault};
 use crate::vault::fields;
 use crate::vault::jwt_claims::glob;
 
+/// Of no role that can be written.
+const VERBATIM: &str = "sign-verbatim";
+
 /// A role: the fields of the API, all of them, whether or not they mean anything here.
 #[derive(Clone)]
 pub(super) struct Role(Map<String, Value>);
@@ -139,7 +142,12 @@ impl Role {
         role.insert("allow_any_name".to_owned(), json!(true));
         role.insert("allowed_uri_sans".to_owned(), json!(["*"]));
         role.insert("key_type".to_owned(), json!("any"));
+        role.insert(VERBATIM.to_owned(), json!(true));
         Self(role)
+    }
+
+    pub(super) fn is_verbatim(&self) -> bool {
+        self.is(VERBATIM)
     }
 
     pub(super) fn shown(&self) -> Value {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING,
@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::{Body, Fault, internal};
+use crate::vault::pki::der::inner_key;
 use crate::vault::{clock, fields};
 
 const HMAC_KEY_BYTES: usize = 32;
@@ -274,6 +275,10 @@ impl Key {
         if !self.exportable && kind != "public-key" {
             return refused("private key material is not exportable");
         }
+        if kind == "public-key" && self.kind.is_symmetric() {
+            let name = self.kind.name();
+            return Err(internal(&format!("unknown key type {name} for export type public-key")));
+        }
         if kind == "encryption-key" && !self.kind.encrypts() {
             return refused("encryption not supported for the key");
         }
@@ -362,8 +367,26 @@ impl Version {
             "hmac-key" => BASE64_STANDARD.encode(&self.hmac),
             "public-key" => self.public_text(kind),
             _ if kind.is_symmetric() => BASE64_STANDARD.encode(&self.material),
-            _ => pem("PRIVATE KEY", &self.material),
+            _ => self.private_text(kind).unwrap_or_default(),
         })
+    }
+
+    /// In the form that Go gives each kind.
+    fn private_text(&self, kind: Kind) -> Option<String> {
+        match kind {
+            Kind::Ec(curve) => {
+                let pair = EcdsaKeyPair::from_pkcs8(curve.signing(), &self.material).ok()?;
+                let old: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().ok()?;
+                Some(pem("EC PRIVATE KEY", old.as_ref()))
+            }
+            Kind::Rsa(_) => Some(pem("RSA PRIVATE KEY", &inner_key(&self.material)?)),
+            // As Go keeps it: the seed, and the public key behind it.
+            _ => {
+                let octets = inner_key(&self.material)?;
+                let seed = octets.get(2..34)?;
+                Some(BASE64_STANDARD.encode([seed, &self.public].concat()))
+            }
+        }
     }
 }
 

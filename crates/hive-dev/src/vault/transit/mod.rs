@@ -101,7 +101,7 @@ impl Keys {
             (Verb::Write, ["hash"]) => digests::hash(None, body),
             (Verb::Write, ["hash", algorithm]) => digests::hash(Some(algorithm), body),
             (Verb::Write, _) => self.operate(&parts, body, now),
-            _ if is_known(&parts) => Err(Fault::unsupported()),
+            _ if is_known(&parts) && !verb.lists() => Err(Fault::unsupported()),
             _ => Err(Fault::unsupported_path()),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -202,8 +203,13 @@ fn parsed(body: &[u8]) -> Value {
         _ if body.is_empty() => Value::Null,
         (Ok(value), _) => value,
         (Err(_), Ok(text)) => Value::String(text.to_owned()),
-        (Err(_), Err(_)) => Value::String("<binary>".to_owned()),
+        (Err(_), Err(_)) => Value::String(pem("DER", body)),
     }
+}
+
+fn pem(label: &str, bytes: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(bytes);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
 
 fn plain(value: &Value) -> String {

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::vault::certificates;
 use crate::vault::recorder::Answer;
 
 /// Numbers of seconds that are left.
@@ -31,14 +32,18 @@ pub(crate) fn of(answer: &Answer) -> Value {
 
 fn shaped(value: &Value, names: &[(String, String)]) -> Value {
     match value {
-        Value::String(text) => Value::String(text_shape(text, names)),
+        Value::String(text) => {
+            let text = named(text, names);
+            let shape = || Value::String(text_shape(&text));
+            certificates::of_pem(&text).unwrap_or_else(shape)
+        }
         Value::Array(items) => list_shape(items, names),
         Value::Object(members) => {
             let members = members.iter().map(|(name, value)| match value {
                 Value::String(text) if SECRETS.contains(&name.as_str()) && !text.is_empty() => {
                     (name.clone(), Value::String(format!("<{}>", text.len())))
                 }
-                _ => (text_shape(name, names), shaped(value, names)),
+                _ => (text_shape(&named(name, names)), shaped(value, names)),
             });
             Value::Object(members.collect::<Map<_, _>>())
         }
@@ -55,22 +60,16 @@ fn list_shape(items: &[Value], names: &[(String, String)]) -> Value {
     Value::Array(shapes)
 }
 
-fn text_shape(text: &str, names: &[(String, String)]) -> String {
-    let mut text = text.to_owned();
-    for (value, name) in names {
-        text = text.replace(value.as_str(), name);
-    }
+fn named(text: &str, names: &[(String, String)]) -> String {
+    names.iter().fold(text.to_owned(), |text, (value, name)| text.replace(value.as_str(), name))
+}
+
+fn text_shape(text: &str) -> String {
     if let Some((head, tail)) = text.split_once(CAPPED_AT) {
         let tail = tail.split_once('"').map_or("", |(_, tail)| tail);
         return format!("{head}{CAPPED_AT}<moment>\"{tail}");
     }
-    if let Some(label) =
-        text.strip_prefix("-----BEGIN ").and_then(|rest| rest.split("-----").next())
-    {
-        let blocks = text.matches("-----BEGIN ").count();
-        return format!("<{blocks} {label}>");
-    }
-    if let Some(time) = time(&text) {
+    if let Some(time) = time(text) {
         return time.to_owned();
     }
     let serial = text.split(':').collect::<Vec<_>>();
@@ -86,7 +85,7 @@ fn text_shape(text: &str, names: &[(String, String)]) -> String {
     if text.len() >= BASE64_MIN && text.bytes().all(is_base64) {
         return format!("<base64 {}>", text.len());
     }
-    masked(&text)
+    masked(text)
 }
 
 fn is_base64(byte: u8) -> bool {

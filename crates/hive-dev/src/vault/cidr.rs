@@ -1,0 +1,69 @@
+//! Blocks of addresses, as CIDR writes them: `10.0.0.0/8`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Where every caller is: the development vault listens on loopback alone.
+pub(super) const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Whether it is one, as Go reads it: with its length.
+pub(super) fn is_block(text: &str) -> bool {
+    text.contains('/') && parse(text).is_some()
+}
+
+/// Whether it is a block or one address.
+pub(super) fn is_address(text: &str) -> bool {
+    parse(text).is_some()
+}
+
+/// Whether the caller is in one of the blocks.
+pub(super) fn admit(blocks: &[String]) -> bool {
+    blocks
+        .iter()
+        .filter_map(|block| parse(block))
+        .any(|(block, length)| contains(block, length, CALLER))
+}
+
+/// An address alone is the block of itself.
+fn parse(text: &str) -> Option<(IpAddr, u32)> {
+    let (address, length) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+    let address: IpAddr = address.parse().ok()?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let length = length.map_or(Some(most), |length| length.parse().ok())?;
+    (length <= most).then_some((address, length))
+}
+
+fn contains(block: IpAddr, length: u32, address: IpAddr) -> bool {
+    match (block, address) {
+        (IpAddr::V4(block), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            block.to_bits() & mask == address.to_bits() & mask
+        }
+        (IpAddr::V6(block), IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            block.to_bits() & mask == address.to_bits() & mask
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_holds_what_begins_like_it() {
+        let admits = |block: &str| admit(&[block.to_owned()]);
+        for block in ["127.0.0.1", "127.0.0.1/32", "127.0.0.0/8", "0.0.0.0/0"] {
+            assert!(admits(block), "{block}");
+        }
+        for block in ["10.9.8.0/24", "127.0.0.2", "127.0.0.2/32", "::1/128", "::/0", "nonsense"] {
+            assert!(!admits(block), "{block}");
+        }
+    }
+
+    #[test]
+    fn a_block_has_a_length_that_fits() {
+        let all = ["10.0.0.0/8", "::1/128", "10.0.0.1", "10.0.0.0/33", "10.0.0.0/", "x/8"];
+        assert_eq!(all.map(is_block), [true, true, false, false, false, false]);
+    }
+}
