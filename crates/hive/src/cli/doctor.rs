@@ -1,4 +1,5 @@
-//! `hive doctor`: why this process has no identity, or a bad one, and what to do about it.
+//! `hive doctor`: why this process has no identity, or a bad one, or gets nothing from Vault with it, and what to do
+//! about it.
 //!
 //! The checks stand in the order in which things depend on each other. The first ones end the examination when they
 //! fail, for what they find explains all the rest.
@@ -6,8 +7,10 @@
 mod documents;
 mod process;
 mod socket;
+mod vault;
 
 use super::stack;
+use super::vault::Borrower;
 use crate::exit;
 use clap::Args;
 use hive_security::{ProbeError, WorkloadConfig, probe};
@@ -20,6 +23,12 @@ pub(super) struct Options {
     /// Prints one JSON document for programs.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    borrower: Borrower,
+    /// What this workload needs of Vault, such as database/creds/orders:read. A path of …/creds/… that it may read is
+    /// issued once and given back. May be given several times.
+    #[arg(long, value_name = "PATH:CAPABILITY")]
+    needs: Vec<vault::Need>,
 }
 
 /// What was found.
@@ -57,7 +66,7 @@ type Finding = Result<String, Problem>;
 
 pub(super) fn run(options: &Options) -> ExitCode {
     stack::block_on(async {
-        let report = examine().await;
+        let report = examine(options).await;
         let text = if options.json {
             serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
         } else {
@@ -69,9 +78,14 @@ pub(super) fn run(options: &Options) -> ExitCode {
     })
 }
 
-async fn examine() -> Report {
+async fn examine(options: &Options) -> Report {
     let mut report = Report::default();
-    report.ok = report.fill().await.is_some();
+    let identity = report.fill().await;
+    let vault = match stack::value("VAULT_ADDR") {
+        Some(_) => vault::examine(&mut report, options).await,
+        None => Some(()),
+    };
+    report.ok = identity.and(vault).is_some();
     report
 }
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cleanup;
 mod doctor;
+mod doctor_vault;
 mod durability;
 mod exec;
 mod harness;
