@@ -20,6 +20,7 @@ pub(super) async fn core_of(setup: Setup, witness: Witness, clock: Clock) -> Res
     core.add_namespace("");
     for (name, rules) in setup.policies {
         let (text, now) = (policy_text::write(&rules), core.clock.wall());
+        let rules = rules.into_iter().map(Into::into).collect();
         core.state().policies.set("", &name, text, rules, now);
     }
     for (mount, secrets) in setup.kv {

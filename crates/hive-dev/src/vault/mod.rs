@@ -30,6 +30,7 @@ mod namespaces;
 mod pki;
 mod policies_api;
 mod policy;
+mod policy_limits;
 mod policy_text;
 mod quotas;
 mod reply;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::clock;
 use super::core::{Core, Token, token_key};
 use super::engine::Ask;
+use super::policy_limits::Limits;
 use super::policy_text;
 use super::reply::{Fault, Reply};
 use super::routes::Verb;
@@ -17,6 +18,11 @@ impl Core {
     /// What a token may do on a path of the vault, besides everything.
     pub(super) fn granted(&self, token: &Token, full_path: &str) -> Vec<Capability> {
         self.state().policies.capabilities(&token.namespace, &token.policies, full_path)
+    }
+
+    /// What a call there has to be like.
+    pub(super) fn limits(&self, token: &Token, full_path: &str) -> Limits {
+        self.state().policies.limits(&token.namespace, &token.policies, full_path)
     }
 
     /// Whether a token may do anything at a mount.

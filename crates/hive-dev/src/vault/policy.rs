@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use super::policy_limits::Limits;
 use super::policy_text;
 use super::setup::{Capability, PathRule};
 
@@ -19,7 +20,21 @@ pub(super) struct Policy {
     pub(super) text: String,
     pub(super) modified: SystemTime,
     pub(super) version: u64,
-    rules: Vec<PathRule>,
+    rules: Vec<Rule>,
+}
+
+/// What a policy says of one path.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) path: String,
+    pub(super) capabilities: Vec<Capability>,
+    pub(super) limits: Limits,
+}
+
+impl From<PathRule> for Rule {
+    fn from(rule: PathRule) -> Self {
+        Self { path: rule.path, capabilities: rule.capabilities, limits: Limits::default() }
+    }
 }
 
 /// All policies, by namespace and name.
@@ -42,7 +57,7 @@ impl Policies {
         namespace: &str,
         name: &str,
         text: String,
-        rules: Vec<PathRule>,
+        rules: Vec<Rule>,
         modified: SystemTime,
     ) {
         let version = self.get(namespace, name).map_or(0, |policy| policy.version) + 1;
@@ -71,18 +86,29 @@ impl Policies {
         policies: &[String],
         path: &str,
     ) -> Vec<Capability> {
-        let Some(path) = path.strip_prefix(namespace) else { return Vec::new() };
-        let rules = self.rules(namespace, policies);
-        let matching = || rules.iter().filter(|rule| matches(&rule.path, path));
-        let Some(best) = matching().map(|rule| specificity(&rule.path)).max() else {
-            return Vec::new();
-        };
-        let deciding = matching().filter(|rule| specificity(&rule.path) == best);
+        let deciding = self.deciding(namespace, policies, path);
         let mut granted: Vec<_> =
-            deciding.flat_map(|rule| rule.capabilities.iter().copied()).collect();
+            deciding.iter().flat_map(|rule| rule.capabilities.iter().copied()).collect();
         granted.sort_unstable();
         granted.dedup();
         if granted.contains(&Capability::Deny) { Vec::new() } else { granted }
+    }
+
+    /// What they ask of a call there, besides that.
+    pub(super) fn limits(&self, namespace: &str, policies: &[String], path: &str) -> Limits {
+        let deciding = self.deciding(namespace, policies, path);
+        deciding.iter().fold(Limits::default(), |limits, rule| limits.and(&rule.limits))
+    }
+
+    /// The rules for the most specific pattern that the path matches.
+    fn deciding(&self, namespace: &str, policies: &[String], path: &str) -> Vec<Rule> {
+        let Some(path) = path.strip_prefix(namespace) else { return Vec::new() };
+        let mut rules = self.rules(namespace, policies);
+        rules.retain(|rule| matches(&rule.path, path));
+        let best = rules.iter().map(|rule| specificity(&rule.path)).max();
+        let Some(best) = best.map(|(_, _, _, _, pattern)| pattern.to_owned()) else { return rules };
+        rules.retain(|rule| rule.path == best);
+        rules
     }
 
     /// Whether anything below a mount is granted: `bao kv` may then ask what kind of mount it is.
@@ -95,13 +121,14 @@ impl Policies {
         })
     }
 
-    fn rules(&self, namespace: &str, policies: &[String]) -> Vec<PathRule> {
+    fn rules(&self, namespace: &str, policies: &[String]) -> Vec<Rule> {
         let known = policies.iter().filter_map(|name| self.get(namespace, name));
         let mut rules: Vec<_> = known.flat_map(|policy| policy.rules.clone()).collect();
         if policies.iter().any(|name| name == RESPONSE_WRAPPING) {
-            rules.extend(WRAPPING.map(|(path, capability)| PathRule {
+            rules.extend(WRAPPING.map(|(path, capability)| Rule {
                 path: path.to_owned(),
                 capabilities: vec![capability],
+                limits: Limits::default(),
             }));
         }
         rules
@@ -136,9 +163,10 @@ mod tests {
     fn policies(rules: &[(&str, &[Capability])]) -> Policies {
         let mut policies = Policies::default();
         policies.open("", SystemTime::UNIX_EPOCH);
-        let rules = rules.iter().map(|(path, capabilities)| PathRule {
+        let rules = rules.iter().map(|(path, capabilities)| Rule {
             path: (*path).to_owned(),
             capabilities: capabilities.to_vec(),
+            limits: Limits::default(),
         });
         policies.set("", "p", String::new(), rules.collect(), SystemTime::UNIX_EPOCH);
         policies
@@ -199,7 +227,7 @@ mod tests {
     #[test]
     fn a_policy_of_a_namespace_grants_nothing_outside_of_it() {
         let mut all = policies(&[]);
-        let rule = PathRule { path: "kv/*".to_owned(), capabilities: vec![Read] };
+        let rule = PathRule { path: "kv/*".to_owned(), capabilities: vec![Read] }.into();
         all.set("ns1/", "p", String::new(), vec![rule], SystemTime::UNIX_EPOCH);
         let granted = |path| all.capabilities("ns1/", &["p".to_owned()], path);
         assert_eq!((granted("ns1/kv/a"), granted("kv/a")), (vec![Read], vec![]));

@@ -2,20 +2,17 @@
 
 use serde_json::{Map, Value};
 
+use super::policy::Rule;
+use super::policy_limits::Limits;
 use super::setup::{Capability, PathRule};
 
 /// Known to the real server, and not to us: a policy that says more than we would enforce is refused.
-const NOT_ENFORCED: [&str; 10] = [
-    "allowed_parameters",
+const NOT_ENFORCED: [&str; 5] = [
     "control_group",
-    "denied_parameters",
     "expiration",
     "list_scan_response_keys_filter_path",
-    "max_wrapping_ttl",
     "mfa_methods",
-    "min_wrapping_ttl",
     "pagination_limit",
-    "required_parameters",
 ];
 
 /// Why a policy is refused.
@@ -33,10 +30,12 @@ pub(super) enum Mistake {
     Syntax(String),
     #[error("1 error occurred:\n\t* invalid key {key:?} on line {line}\n\n")]
     TopKey { key: String, line: usize },
+    #[error("path {path:?}: max_wrapping_ttl cannot be less than min_wrapping_ttl")]
+    Wrapping { path: String },
 }
 
 /// The rules of a policy.
-pub(super) fn parse(text: &str) -> Result<Vec<PathRule>, Mistake> {
+pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Mistake> {
     let mut rules = Vec::new();
     for (key, path, body) in blocks(text)? {
         match (key.as_str(), path) {
@@ -114,18 +113,22 @@ fn json_blocks(body: &Value) -> Vec<Block> {
     blocks
 }
 
-fn rule(text: &str, path: String, body: &Map<String, Value>) -> Result<PathRule, Mistake> {
-    let mut capabilities = Vec::new();
+fn rule(text: &str, path: String, body: &Map<String, Value>) -> Result<Rule, Mistake> {
+    let (mut capabilities, mut limits) = (Vec::new(), Limits::default());
     for (key, value) in body {
         match key.as_str() {
             "capabilities" => capabilities.extend(listed(&path, value)?),
             "policy" => capabilities.extend(shorthand(&path, value)?),
             "comment" => {}
+            other if limits.read(other, value).is_some() => {}
             other => return Err(odd(text, path, other)),
         }
     }
+    if limits.contradict() {
+        return Err(Mistake::Wrapping { path });
+    }
     // The real server reads a leading slash away.
-    Ok(PathRule { path: path.trim_start_matches('/').to_owned(), capabilities })
+    Ok(Rule { path: path.trim_start_matches('/').to_owned(), capabilities, limits })
 }
 
 fn odd(text: &str, path: String, key: &str) -> Mistake {
@@ -222,8 +225,7 @@ mod tests {
 
     #[test]
     fn what_would_not_be_enforced_is_refused() {
-        for more in ["allowed_parameters = { \"x\" = [] }", "expiration = \"2026-01-01T00:00:00Z\""]
-        {
+        for more in ["pagination_limit = 5", "expiration = \"2026-01-01T00:00:00Z\""] {
             let text = format!("path \"a\" {{ capabilities=[\"update\"]\n {more} }}");
             assert!(matches!(parse(&text).unwrap_err(), Mistake::NotEnforced { .. }), "{more}");
         }
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let rules = parse("path \"a/*\" { capabilities = [\"read\"] }").unwrap();
-        assert_eq!(read(&write(&rules)), [("a/*".to_owned(), vec![Read])]);
+        let rule = PathRule { path: "a/*".to_owned(), capabilities: vec![Read] };
+        assert_eq!(read(&write(&[rule])), [("a/*".to_owned(), vec![Read])]);
     }
 }

@@ -162,12 +162,15 @@ fn authorize(
     if caller.token.is_root() {
         return Ok(());
     }
-    let granted = granted(core, caller, call);
+    let path = ruled_path(core, caller, call);
+    let granted = core.granted(&caller.token, &path);
     let needs_sudo = found.is_some_and(|(mount, path)| mount.engine.needs_sudo(path));
     if needs_sudo && !granted.contains(&Capability::Sudo) {
         return Err(Fault::denied());
     }
-    if granted.contains(&wanted(core, call, found)) { Ok(()) } else { Err(Fault::denied()) }
+    let may = granted.contains(&wanted(core, call, found))
+        && core.limits(&caller.token, &path).admit(call);
+    if may { Ok(()) } else { Err(Fault::denied()) }
 }
 
 /// What a token does with itself goes to where the token is from.
@@ -175,23 +178,21 @@ fn is_own(call: &Call) -> bool {
     call.path.starts_with("auth/token/") && call.path.ends_with("-self")
 }
 
-fn granted(core: &Core, caller: &Caller, call: &Call) -> Vec<Capability> {
+/// The path that the rules are asked for.
+fn ruled_path(core: &Core, caller: &Caller, call: &Call) -> String {
     let token = &caller.token;
-    let mut full = call.full_path();
-    if is_own(call) && !call.namespace.starts_with(&token.namespace) {
-        full = format!("{}{}", token.namespace, call.path);
+    let full = if is_own(call) && !call.namespace.starts_with(&token.namespace) {
+        format!("{}{}", token.namespace, call.path)
+    } else {
+        call.full_path()
+    };
+    if !call.verb.lists() {
+        return full;
     }
-    if call.verb.lists() {
-        // A rule for the folder, with its slash or without.
-        let folder = format!("{}/", full.trim_end_matches('/'));
-        let granted = core.granted(token, &folder);
-        return if granted.is_empty() {
-            core.granted(token, full.trim_end_matches('/'))
-        } else {
-            granted
-        };
-    }
-    core.granted(token, &full)
+    // A rule for the folder, with its slash or without.
+    let bare = full.trim_end_matches('/');
+    let folder = format!("{bare}/");
+    if core.granted(token, &folder).is_empty() { bare.to_owned() } else { folder }
 }
 
 fn wanted(core: &Core, call: &Call, found: Option<(&Mount, &str)>) -> Capability {
