@@ -36,13 +36,19 @@ fn format() -> Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])
 }
 
+/// What is off by default is checked and tested all the same.
+pub(crate) const FEATURES: [&str; 2] = ["--features", "hive/kafka"];
+
 fn clippy() -> Result<()> {
-    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])
+    let [flag, features] = FEATURES;
+    let all = ["clippy", "--workspace", "--all-targets", flag, features];
+    cargo(&[&all[..], &["--locked", "--", "-D", "warnings"]].concat(), &[])
 }
 
 /// The end-to-end tests drive the built binary, so the binary is built with them.
 fn tests() -> Result<()> {
-    cargo(&["test", "--workspace", "--locked"], &[])
+    let [flag, features] = FEATURES;
+    cargo(&["test", "--workspace", flag, features, "--locked"], &[])
 }
 
 fn docs() -> Result<()> {

@@ -171,6 +171,7 @@ fn test_programs() -> Result<Vec<(String, PathBuf)>> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(program)
         .args(["test", "--workspace", "--locked", "--no-run", "--message-format=json"])
+        .args(crate::check::FEATURES)
         .stderr(Stdio::inherit())
         .output()
         .context("cargo cannot be run")?;

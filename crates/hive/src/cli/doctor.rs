@@ -5,6 +5,8 @@
 //! fail, for what they find explains all the rest.
 
 mod documents;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod process;
 mod socket;
 mod vault;
@@ -29,6 +31,14 @@ pub(super) struct Options {
     /// issued once and given back. May be given several times.
     #[arg(long, value_name = "PATH:CAPABILITY")]
     needs: Vec<vault::Need>,
+    /// A listener for OAUTHBEARER, HOST:PORT, that must not believe forged tokens. It is shown a good one first.
+    #[cfg(feature = "kafka")]
+    #[arg(long, value_name = "BROKER")]
+    kafka: Vec<String>,
+    /// The authority of the brokers' certificates, a PEM file; else those of this machine. On loopback there is no TLS.
+    #[cfg(feature = "kafka")]
+    #[arg(long, value_name = "FILE")]
+    kafka_ca: Option<std::path::PathBuf>,
 }
 
 /// What was found.
@@ -86,6 +96,14 @@ async fn examine(options: &Options) -> Report {
         None => Some(()),
     };
     report.ok = identity.and(vault).is_some();
+    #[cfg(feature = "kafka")]
+    {
+        let kafka = match identity {
+            Some(()) => kafka::examine(&mut report, options).await,
+            None => None,
+        };
+        report.ok &= kafka.is_some();
+    }
     report
 }
 

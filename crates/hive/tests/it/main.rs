@@ -3,6 +3,8 @@
 mod bad_input;
 mod cleanup;
 mod doctor;
+#[cfg(feature = "kafka")]
+mod doctor_kafka;
 mod doctor_vault;
 mod durability;
 mod exec;
