@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) in_flight: usize,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) reason: Option<Reason>,
+    /// When the login was answered: a node that did not answer it may not have heard of it for a moment.
+    pub(crate) logged_in: Option<Moment>,
     /// It is being given back, and the time for doing so lease by lease is over.
     pub(crate) is_hurried: bool,
 }
@@ -72,6 +74,7 @@ impl Core {
             in_flight: 0,
             actions: VecDeque::new(),
             reason: None,
+            logged_in: None,
             is_hurried: false,
         };
         epoch.index_all();

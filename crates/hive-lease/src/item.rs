@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use crate::backoff::{Backoff, Roll};
+use crate::backoff::{Backoff, FLOOR, Roll};
 use crate::grant::{Grant, LeaseId, Refresh, Want};
 use crate::index::Marks;
 use crate::moment::Moment;
 use crate::policy::Policy;
+
+/// Nodes hear of each other's logins within moments.
+const UNHEARD_CEILING: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
@@ -66,6 +69,8 @@ pub(crate) struct Item {
     /// How long it was promised to last first; each renewal asks for as much.
     pub(crate) asked: Duration,
     pub(crate) revocations: u32,
+    /// How often it was not issued because nobody had heard of the token.
+    pub(crate) unheard: u32,
     /// Where in its life it is renewed.
     pub(crate) fraction: f64,
     backoff: Backoff,
@@ -84,6 +89,7 @@ impl Item {
             stuck: None,
             asked: Duration::ZERO,
             revocations: 0,
+            unheard: 0,
             fraction,
             backoff: Backoff::default(),
         }
@@ -209,6 +215,12 @@ impl Item {
         wish: Option<Duration>,
     ) {
         self.next = Some(now + self.backoff.next(policy, roll, wish));
+    }
+
+    /// The node that was asked may not have heard of the login yet.
+    pub(crate) fn ask_again_soon(&mut self, now: Moment, roll: Roll) {
+        self.unheard += 1;
+        self.next = Some(now + self.backoff.next_within(FLOOR, UNHEARD_CEILING, roll, None));
     }
 
     /// Whatever was planned for it, from now on it is to be given back.

@@ -103,7 +103,8 @@ pub enum Failure {
     Absent,
     /// The issuer refuses, and will again.
     Denied,
-    /// What was to be renewed or revoked does not exist any more.
+    /// What was to be renewed or revoked does not exist any more. Where something was to be issued: the token is not
+    /// known, which for a moment after the login may mean that the node that was asked has not heard of it yet.
     Gone,
     /// It had no effect, or may be repeated without harm, and may succeed later.
     Transient {

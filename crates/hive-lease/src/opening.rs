@@ -12,6 +12,10 @@ use crate::moment::Moment;
 
 /// A call that is not answered within this time will not be: the driver's own deadlines are shorter.
 const CALL_WITHIN: Duration = Duration::from_secs(60);
+/// For so long after a login a node that knows nothing of the token may only not have heard of it yet.
+const UNHEARD_WITHIN: Duration = Duration::from_secs(5);
+/// And so often it is asked again: two seconds in all, more or less.
+const UNHEARD_ATTEMPTS: u32 = 5;
 
 impl Core {
     pub(crate) fn logged_in(&mut self, now: Moment, sent: Moment, grant: Grant, gate: &mut Gate) {
@@ -19,6 +23,7 @@ impl Core {
             return;
         }
         gate.succeeded();
+        self.logged_in = Some(now);
         let (closing, kept) = (self.is_closing(), self.is_kept());
         self.change(Subject::Token, |token, policy| {
             token.hold(policy, None, Times { sent, now }, grant, kept);
@@ -129,8 +134,13 @@ impl Core {
         roll: Roll,
         gate: &mut Gate,
     ) {
+        let is_fresh = self.logged_in.is_some_and(|login| now < login + UNHEARD_WITHIN);
         let reason = self.change(subject, |item, policy| {
             let reason = match failure {
+                Failure::Gone if is_fresh && item.unheard < UNHEARD_ATTEMPTS => {
+                    item.ask_again_soon(now, roll);
+                    return None;
+                }
                 Failure::Transient { wait } => {
                     item.put_off(policy, now, roll, wait);
                     return None;
@@ -140,7 +150,9 @@ impl Core {
                     return None;
                 }
                 Failure::Absent => Reason::Missing(subject),
-                Failure::Denied | Failure::Gone => Reason::Refused(subject),
+                Failure::Denied => Reason::Refused(subject),
+                // Whatever was to be issued, it is the token that is gone.
+                Failure::Gone => Reason::Gone(Subject::Token),
                 Failure::Uncertain => Reason::Uncertain(subject),
             };
             item.settle(after_stop(failure));

@@ -57,16 +57,27 @@ impl World {
         token: Option<&SecretString>,
         body: Value,
     ) -> (u16, Value) {
-        let method = http::Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = plain_http().request(method, format!("{}/v1/{path}", self.vault.address));
-        if let Some(token) = token {
-            request = request.header("x-vault-token", token.expose_secret());
-        }
-        let response = request.json(&body).send().await.expect("it answers");
-        let status = response.status().as_u16();
-        let text = response.text().await.expect("a body");
-        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+        call(&self.vault.address, method, path, token, body).await
     }
+}
+
+/// A call that the client has no words for.
+pub(crate) async fn call(
+    address: &str,
+    method: &str,
+    path: &str,
+    token: Option<&SecretString>,
+    body: Value,
+) -> (u16, Value) {
+    let method = http::Method::from_bytes(method.as_bytes()).expect("a method");
+    let mut request = plain_http().request(method, format!("{address}/v1/{path}"));
+    if let Some(token) = token {
+        request = request.header("x-vault-token", token.expose_secret());
+    }
+    let response = request.json(&body).send().await.expect("it answers");
+    let status = response.status().as_u16();
+    let text = response.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
 pub(crate) fn plain_http() -> reqwest::Client {

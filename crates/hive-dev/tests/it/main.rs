@@ -11,6 +11,7 @@ mod authority_rotation;
 mod authority_weather;
 mod database;
 mod epoch;
+mod faults;
 mod fixture;
 mod interop;
 mod interop_grpc;

@@ -46,6 +46,7 @@ pub struct Rotation {
     /// No epoch is opened before.
     open_next: Moment,
     backoff: Backoff,
+    /// Until another epoch is handed out: an attempt that fails is followed by the next.
     is_rotation_asked: bool,
     has_adopted: bool,
     withdrawn: Option<Reason>,
@@ -57,6 +58,10 @@ pub struct Rotation {
     actions: VecDeque<RotationAction>,
     entrusted: BTreeSet<Subject>,
     left: BTreeSet<Subject>,
+    /// What of that may still be there, and until when; None: for ever.
+    leftovers: Vec<(Option<Moment>, Vec<Subject>)>,
+    /// How long the last token was promised to live. One whose answer was lost lives as long.
+    token_ttl: Option<Duration>,
 }
 
 impl Rotation {
@@ -89,6 +94,8 @@ impl Rotation {
             actions: VecDeque::new(),
             entrusted: BTreeSet::new(),
             left: BTreeSet::new(),
+            leftovers: Vec::new(),
+            token_ttl: None,
         };
         rotation.open(now, open_by);
         rotation.handle_timeout(now);
@@ -102,6 +109,9 @@ impl Rotation {
             RotationInput::Drained { generation } => self.drained(now, generation),
             RotationInput::Epoch { input: Input::Stop { .. }, .. } => {}
             RotationInput::Epoch { generation, input } => {
+                if let Input::LoggedIn { grant, .. } = &input {
+                    self.token_ttl = Some(grant.ttl).filter(|ttl| !ttl.is_zero());
+                }
                 let gate = &mut self.gate;
                 let epoch = self.epochs.iter_mut().find(|epoch| epoch.generation == generation);
                 if let Some(epoch) = epoch {
@@ -165,6 +175,7 @@ impl Rotation {
             _ if self.stop.is_some() => RotationState::Closing,
             None if self.withdrawn.is_some() || self.has_adopted => RotationState::Withdrawn,
             None => RotationState::Opening,
+            Some(_) if is_any(Stage::is_late) => RotationState::Degraded,
             Some(_) if is_any(Stage::is_draining) => RotationState::Overlap,
             Some(_) if is_any(Stage::is_fresh) => RotationState::Rotating,
             Some(epoch) if epoch.core.is_failing() || self.failure.is_some() => {
@@ -184,7 +195,9 @@ impl Rotation {
     /// what is served.
     pub fn reason(&self) -> Option<Reason> {
         let current = || self.current().and_then(|epoch| epoch.core.reason);
-        self.withdrawn.or(self.failure).or_else(current)
+        let is_late = self.current().is_some_and(|epoch| epoch.stage.is_late());
+        let late = is_late.then_some(Reason::Unusable);
+        self.withdrawn.or(self.failure).or(late).or_else(current)
     }
 
     /// Why the newest epoch was opened: what is wrong with the one before, or why nothing was served. None for the first,
@@ -199,6 +212,12 @@ impl Rotation {
             entrusted: self.entrusted.iter().copied().collect(),
             left: self.left.iter().copied().collect(),
         }
+    }
+
+    /// What ended epochs left behind and what may still be there: it ends by itself, and not before now.
+    pub fn left(&self, now: Moment) -> Vec<Subject> {
+        let still = self.leftovers.iter().filter(|(ends, _)| ends.is_none_or(|end| now < end));
+        still.flat_map(|(_, left)| left).copied().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The name of a credential's lease, if it has one and its generation has not ended.
@@ -228,7 +247,6 @@ impl Rotation {
     fn open(&mut self, now: Moment, open_by: Moment) {
         self.last += 1;
         self.open_next = now + OPENING_APART;
-        self.is_rotation_asked = false;
         self.because = self.current().and_then(|epoch| epoch.core.ailment(now)).or(self.withdrawn);
         let dice = &mut self.dice;
         let fraction = || fraction_at(dice.roll());

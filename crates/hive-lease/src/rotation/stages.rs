@@ -10,7 +10,7 @@ use crate::moment::Moment;
 
 /// A probe that takes longer has failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(60);
-/// Holders that have not adopted by then never will, and the old generation is drained as if they had.
+/// Holders that have not adopted by then have a difficulty. What they still use is kept for them as long as it can be.
 const ADOPT_WITHIN: Duration = Duration::from_secs(30);
 /// How long cutting off may take.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
@@ -32,8 +32,10 @@ pub(super) enum Stage {
         due: Moment,
         backoff: Backoff,
     },
+    /// `by` is when to look whether holders that still use an older one can be waited for any longer.
     Adopting {
         by: Moment,
+        is_late: bool,
     },
     Active,
     Draining {
@@ -48,7 +50,7 @@ impl Stage {
     pub(super) fn due(&self) -> Option<Moment> {
         match self {
             Self::Probing { due, .. } => Some(*due),
-            Self::Adopting { by } | Self::Draining { by, .. } => Some(*by),
+            Self::Adopting { by, .. } | Self::Draining { by, .. } => Some(*by),
             Self::Active | Self::Closing | Self::Opening => None,
         }
     }
@@ -61,6 +63,11 @@ impl Stage {
     /// Not used by everybody yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.is_coming() || matches!(self, Self::Adopting { .. })
+    }
+
+    /// Handed out, and not adopted by everybody in time.
+    pub(super) fn is_late(&self) -> bool {
+        matches!(self, Self::Adopting { is_late: true, .. })
     }
 
     pub(super) fn is_in_use(&self) -> bool {
@@ -116,10 +123,11 @@ impl Rotation {
     }
 
     fn adopt(&mut self, now: Moment, place: usize) {
-        self.epochs[place].stage = Stage::Adopting { by: now + ADOPT_WITHIN };
+        self.epochs[place].stage = Stage::Adopting { by: now + ADOPT_WITHIN, is_late: false };
         let generation = self.epochs[place].generation;
         self.actions.push_back(RotationAction::Adopt { generation });
         (self.withdrawn, self.failure, self.has_adopted) = (None, None, true);
+        self.is_rotation_asked = false;
         self.backoff.reset();
     }
 
@@ -137,6 +145,23 @@ impl Rotation {
                 self.drain(old, by);
             }
         }
+    }
+
+    /// Not everybody has adopted the newest. Whoever still uses an older one goes on with it, as long as it lasts long
+    /// enough for a whole overlap and the newest does not have to be replaced in its turn.
+    fn adopts_late(&mut self, now: Moment, place: usize) {
+        let older = self.epochs[..place].iter().filter(|epoch| epoch.stage.is_in_use());
+        let overlap = self.policy.overlap_limit();
+        let has_older = older.clone().next().is_some();
+        let ends = older.filter_map(|epoch| epoch.core.hard_expiry()).map(|end| end - overlap);
+        let patience = ends.chain(self.epochs[place].core.replace_at()).min();
+        if !has_older || patience.is_some_and(|end| end <= now) {
+            let generation = self.epochs[place].generation;
+            return self.adopted(now, generation);
+        }
+        let again = now + ADOPT_WITHIN;
+        let by = patience.map_or(again, |end| again.min(end));
+        self.epochs[place].stage = Stage::Adopting { by, is_late: true };
     }
 
     fn drain(&mut self, place: usize, by: Moment) {
@@ -229,18 +254,27 @@ impl Rotation {
             for place in 0..self.epochs.len() {
                 has_moved |= self.go_on(now, place);
             }
-            self.remove_ended();
+            self.remove_ended(now);
             if self.crowded_at().is_some_and(|moment| moment <= now) {
                 has_moved |= self.cut_oldest(now);
             }
             if self.opens_at().is_some_and(|moment| moment <= now) {
-                self.make_room();
+                self.make_room(now);
                 self.open(now, now + self.policy.opening_limit(self.wants.len()));
                 has_moved = true;
             }
             if !has_moved {
-                return;
+                return self.forget_failure(now);
             }
+        }
+    }
+
+    /// What could not be replaced was renewed after all, and nobody asks for another: all is well again.
+    fn forget_failure(&mut self, now: Moment) {
+        let is_wanted = self.is_rotation_asked || self.is_one_coming();
+        let is_good = |epoch: &Epoch| epoch.core.replace_at().is_none_or(|replace| now < replace);
+        if !is_wanted && self.current().is_some_and(is_good) && self.failure.take().is_some() {
+            self.backoff.reset();
         }
     }
 
@@ -273,10 +307,11 @@ impl Rotation {
                 self.probed(now, generation, Err(Failure::Uncertain), roll);
             }
             Stage::Probing { is_asked: false, .. } if is_due => self.probe(now, place),
-            Stage::Adopting { .. } if is_due || has_ended => {
+            Stage::Adopting { .. } if has_ended => {
                 let generation = epoch.generation;
                 self.adopted(now, generation);
             }
+            Stage::Adopting { .. } if is_due => self.adopts_late(now, place),
             Stage::Active if has_ended => {
                 let newest = self.current().map(|current| current.generation);
                 if newest == Some(epoch.generation) {
@@ -315,14 +350,21 @@ impl Rotation {
         self.actions.push_back(RotationAction::Probe { generation: epoch.generation });
     }
 
-    fn remove_ended(&mut self) {
+    fn remove_ended(&mut self, now: Moment) {
         let (entrusted, left, actions) = (&mut self.entrusted, &mut self.left, &mut self.actions);
+        let (leftovers, token_ttl) = (&mut self.leftovers, &self.token_ttl);
+        leftovers.retain(|(ends, _)| ends.is_none_or(|end| now < end));
         self.epochs.retain(|epoch| {
             let has_ended = epoch.stage.is_closing() && epoch.core.phase == Phase::Done;
             if has_ended {
                 let report = epoch.core.report();
                 entrusted.extend(&report.entrusted);
                 left.extend(&report.left);
+                if !report.left.is_empty() {
+                    let ends = epoch.core.token.term.map(|term| term.expires);
+                    let ends = ends.or_else(|| Some(now + *token_ttl.as_ref()?));
+                    leftovers.push((ends, report.left.clone()));
+                }
                 actions.push_back(RotationAction::Ended { generation: epoch.generation, report });
             }
             !has_ended
@@ -331,7 +373,7 @@ impl Rotation {
 
     /// New credentials are worth more than the tidy end of old ones: when too many are being given back, the oldest are
     /// left to their tokens, and when there are too many of these, the oldest of them is given up.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, now: Moment) {
         let retiring = || self.epochs.iter().filter(|epoch| epoch.stage.is_closing());
         let by_lease = |epoch: &Epoch| epoch.stage.is_closing() && epoch.core.index.unsettled > 0;
         let (all, each) = (retiring().count(), retiring().filter(|epoch| by_lease(epoch)).count());
@@ -345,7 +387,7 @@ impl Rotation {
         {
             oldest.core.give_up(&mut self.gate);
         }
-        self.remove_ended();
+        self.remove_ended(now);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hive_lease::{Failure, Policy, Reason, Rotation, RotationInput, RotationState, Subject};
 
-use crate::stand::{LEASE, REQUIRED, Stand, at, grant};
+use crate::stand::{LATER, LEASE, REQUIRED, Stand, at, grant};
 
 /// An operator revokes one lease, the token, or a whole prefix; what is told of it is the answer to the next renewal.
 #[test]
@@ -118,4 +118,107 @@ fn a_quota_slows_the_opening_and_does_not_break_it() {
         stand.wake();
     }
     assert!(calls < 600, "{calls} calls in {} s", stand.now);
+}
+
+#[test]
+fn a_rotation_that_was_asked_for_is_tried_until_there_is_one() {
+    let mut stand = Stand::serving(grant(36_000, true), grant(3600, true));
+    stand.fails.insert("login", Failure::Denied);
+    stand.until(10.0);
+    stand.tell(RotationInput::Rotate);
+    stand.until(100.0);
+    assert_eq!((stand.serving_now(), stand.rotation.state()), (Some(1), RotationState::Degraded));
+    stand.fails.clear();
+    stand.until(500.0);
+    assert_eq!(stand.rotation.state(), RotationState::Active);
+    stand.until(1500.0);
+    assert_eq!(stand.count("adopt"), 1, "it was asked for once");
+}
+
+#[test]
+fn a_token_that_a_node_has_not_heard_of_yet_is_tried_again_for_a_moment() {
+    let mut stand = Stand::new(&[REQUIRED], grant(3600, true), Some(grant(600, true)));
+    stand.fails.insert("issue", Failure::Gone);
+    stand.until(1.0);
+    assert_eq!((stand.count("withdraw"), stand.count("login")), (0, 1));
+    stand.fails.clear();
+    stand.until(2.0);
+    assert_eq!((stand.serving_now(), stand.count("login")), (Some(1), 1));
+    assert!((2..=5).contains(&stand.count("issue")), "{:?}", stand.log);
+}
+
+#[test]
+fn a_token_that_is_never_heard_of_is_given_up_and_a_refusal_is_one_at_once() {
+    for (failure, calls, reason) in [
+        (Failure::Gone, 6, Reason::Gone(Subject::Token)),
+        (Failure::Denied, 1, Reason::Refused(LEASE)),
+    ] {
+        let mut stand = Stand::new(&[REQUIRED], grant(3600, true), Some(grant(600, true)));
+        stand.fails.insert("issue", failure);
+        while stand.count("withdraw") == 0 {
+            stand.perform();
+            stand.wake();
+        }
+        assert_eq!((stand.count("issue of 1"), stand.rotation.reason()), (calls, Some(reason)));
+        assert!(stand.now < 5.0, "{} s", stand.now);
+    }
+}
+
+/// A holder that cannot move yet goes on with what it has, as long as that is good.
+#[test]
+fn what_a_holder_that_cannot_adopt_still_uses_is_kept_as_long_as_it_can_be() {
+    let mut stand = Stand::serving(grant(36_000, true), grant(3600, true));
+    stand.until(10.0);
+    stand.adopts = false;
+    stand.tell(RotationInput::Rotate);
+    stand.until(1000.0);
+    let kept = (stand.count("drain"), stand.count("cut"), stand.count("revoke"));
+    assert_eq!((kept, stand.serving_now()), ((0, 0, 0), Some(2)));
+    assert_eq!(stand.rotation.state(), RotationState::Degraded);
+    assert_eq!(stand.rotation.reason(), Some(Reason::Unusable));
+    stand.tell(RotationInput::Adopted { generation: 2 });
+    assert_eq!((stand.count("drain"), stand.count("revoke")), (1, 2));
+    assert_eq!((stand.rotation.state(), stand.rotation.reason()), (RotationState::Active, None));
+}
+
+#[test]
+fn a_holder_that_never_adopts_is_left_behind_when_the_old_generation_can_be_kept_no_longer() {
+    let mut stand = Stand::serving(grant(36_000, true), grant(600, false));
+    stand.until(10.0);
+    stand.adopts = false;
+    stand.lease = Some(grant(3600, true));
+    stand.tell(RotationInput::Rotate);
+    // Of 600 s two clocks take 6, and the overlap takes 30.
+    stand.until(550.0);
+    assert_eq!(stand.count("drain"), 0);
+    stand.until(565.0);
+    assert_eq!((stand.count("drain"), stand.count("revoke token of 1")), (1, 1));
+}
+
+#[test]
+fn what_was_left_long_ago_has_ended_by_itself_and_is_not_told_at_the_end() {
+    let mut stand = Stand::serving(grant(600, true), grant(600, true));
+    stand.fails.insert("login", Failure::Uncertain);
+    stand.until(10.0);
+    stand.tell(RotationInput::Rotate);
+    stand.until(11.5);
+    assert_eq!(stand.rotation.left(at(11.5)), [Subject::Token]);
+    stand.fails.clear();
+    stand.until(2000.0);
+    assert_eq!(stand.rotation.left(at(2000.0)), []);
+    assert_eq!(stand.rotation.report().left, [Subject::Token], "it is still on record");
+}
+
+#[test]
+fn what_is_renewed_after_all_is_well_although_it_could_not_be_replaced_before() {
+    let mut stand = Stand::serving(grant(3600, true), grant(600, true));
+    stand.fails.insert("renew", LATER);
+    stand.fails.insert("login", Failure::Denied);
+    stand.until(500.0);
+    assert!(stand.count("login") > 0, "it should be replaced");
+    assert_eq!((stand.serving_now(), stand.rotation.state()), (Some(1), RotationState::Degraded));
+    stand.fails.remove("renew");
+    stand.until(550.0);
+    assert_eq!((stand.serving_now(), stand.rotation.state()), (Some(1), RotationState::Active));
+    assert_eq!(stand.rotation.reason(), None);
 }

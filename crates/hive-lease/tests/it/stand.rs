@@ -31,6 +31,7 @@ pub(crate) struct Stand {
     /// What fails, by the first word of its line in the log.
     pub(crate) fails: HashMap<&'static str, Failure>,
     pub(crate) drains: bool,
+    pub(crate) adopts: bool,
     /// How long a token lives at most, from its login, whatever its renewals ask.
     pub(crate) token_max: Option<f64>,
     logged_in_at: f64,
@@ -52,6 +53,7 @@ impl Stand {
             lease,
             fails,
             drains: true,
+            adopts: true,
             token_max: None,
             logged_in_at: 0.0,
         }
@@ -111,7 +113,8 @@ impl Stand {
                 (format!("probe {generation}"), Some(input))
             }
             RotationAction::Adopt { generation } => {
-                (format!("adopt {generation}"), Some(RotationInput::Adopted { generation }))
+                let input = self.adopts.then_some(RotationInput::Adopted { generation });
+                (format!("adopt {generation}"), input)
             }
             RotationAction::Drain { generation, .. } => {
                 let input = self.drains.then_some(RotationInput::Drained { generation });

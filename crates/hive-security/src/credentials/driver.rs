@@ -56,6 +56,7 @@ pub(super) struct Driver {
     pub(super) closing: Option<(Duration, oneshot::Sender<Result<(), Error>>)>,
     pub(super) failure: Option<Error>,
     pub(super) is_abandoned: bool,
+    pub(super) is_stopping: bool,
 }
 
 /// The secrets of one epoch, and what its holders are doing.
@@ -260,7 +261,10 @@ impl Driver {
 
     fn drain(&mut self, generation: Generation) {
         let holders = self.bounds(generation);
+        // Nobody leaves what is not replaced, unless told that nothing may begin with it any more.
+        let told = if self.is_stopping { self.bar(&Error::Closed) } else { Vec::new() };
         let job = self.jobs.spawn(async move {
+            work::withdraw_all(told).await;
             super::slot::drained(holders).await;
             Outcome::Drained { generation }
         });
@@ -301,15 +305,21 @@ impl Driver {
             self.failure = Some(error);
             return self.stop(ABANDONED);
         }
+        let told = self.bar(&error);
+        self.jobs.spawn(async move {
+            work::withdraw_all(told).await;
+            Outcome::Nothing
+        });
+    }
+
+    /// Whoever reads gets this error from now on. The holders have to be told.
+    fn bar(&self, error: &Error) -> Vec<(Arc<super::slot::Held>, u64)> {
         let mut told = Vec::new();
         for slot in &self.slots {
             let number = slot.withdraw(error.clone());
             told.extend(slot.holders().iter().map(|held| (Arc::clone(held), number)));
         }
-        self.jobs.spawn(async move {
-            work::withdraw_all(told).await;
-            Outcome::Nothing
-        });
+        told
     }
 
     fn ended(&mut self, generation: Generation, report: &hive_lease::Report) {
@@ -331,6 +341,7 @@ impl Driver {
     }
 
     pub(super) fn stop(&mut self, within: Duration) {
+        self.is_stopping = true;
         let now = self.now();
         self.rotation.handle(now, RotationInput::Stop { by: now + within });
     }
@@ -339,7 +350,8 @@ impl Driver {
         for slot in &self.slots {
             slot.withdraw(self.failure.clone().unwrap_or(Error::Closed));
         }
-        let left = self.names(&self.rotation.report().left);
+        // What was left longer ago has ended by itself; it was told of when it was left.
+        let left = self.names(&self.rotation.left(self.now()));
         if let Some(opened) = self.opened.take() {
             let _ = opened.send(Err(self.failure.take().unwrap_or(Error::Closed)));
         }

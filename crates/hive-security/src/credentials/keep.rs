@@ -101,6 +101,7 @@ impl Credentials {
             closing: None,
             failure: None,
             is_abandoned: false,
+            is_stopping: false,
         };
         tokio::spawn(driver.run());
         is_open.await.map_err(|_| Error::Closed)??;

@@ -55,7 +55,10 @@ impl Issuer {
         let sent = self.clock.now();
         match self.ask(&ask, &token).await {
             Ok(answer) => issued(request, sent, answer),
-            Err(error) => failed(Subject::Lease(request), outcome::of_creation(&error), error),
+            Err(error) => {
+                let failure = outcome::of_issue(&self.vault, &token, &error).await;
+                failed(Subject::Lease(request), failure, error)
+            }
         }
     }
 

@@ -15,6 +15,19 @@ pub(super) fn of_creation(error: &VaultError) -> Failure {
     }
 }
 
+/// The same, and whether it is the token that is not known: of a login that was answered a moment ago, another node may
+/// not have heard yet.
+pub(super) async fn of_issue(
+    vault: &VaultClient,
+    token: &SecretString,
+    error: &VaultError,
+) -> Failure {
+    match error {
+        VaultError::Denied { .. } => of_denial(vault, token).await,
+        error => of_creation(error),
+    }
+}
+
 /// A renewal may be repeated; what matters is whether there is anything left to renew.
 pub(super) async fn of_renewal(
     vault: &VaultClient,

@@ -1,0 +1,45 @@
+//! The identity that a service logs in with: its source, and the keys that Vault believes.
+
+use hive_dev::authority::KeyKind;
+use hive_security::credentials::Policy;
+
+use super::ends::{flawless, number, rotates, seconds};
+use super::world::{Cluster, Terms, World};
+
+#[tokio::test]
+async fn an_identity_is_needed_for_logins_only() {
+    let cluster = Cluster::start().await;
+    a_key_of_the_authority_may_be_replaced_and_revoked_between_two_logins(&cluster).await;
+    a_source_of_identity_that_is_down_costs_nothing_that_is_held(&cluster).await;
+    cluster.stop().await;
+}
+
+async fn a_key_of_the_authority_may_be_replaced_and_revoked_between_two_logins(cluster: &Cluster) {
+    let world = World::start(cluster, Terms::MINUTE).await;
+    let service = world.serve(Policy::default()).await;
+    let authority = world.authority.as_ref().expect("it is there");
+    authority.rotate_jwt().await.expect("a new key");
+    rotates(&world, &service, seconds(400)).await;
+    flawless(&service);
+    let old = authority.signing_keys(KeyKind::Jwt).remove(0).0;
+    let fresh = authority.prepare(KeyKind::Jwt).await.expect("a key");
+    authority.activate(&fresh).await.expect("it is used");
+    authority.taint(&old).expect("it is known");
+    authority.revoke(&old).expect("it is tainted");
+    rotates(&world, &service, seconds(400)).await;
+    let outcome = world.close(service).await;
+    assert!(outcome.is_flawless(), "{outcome:?}");
+    world.stop().await;
+}
+
+async fn a_source_of_identity_that_is_down_costs_nothing_that_is_held(cluster: &Cluster) {
+    let mut world = World::start(cluster, Terms::MINUTE).await;
+    let service = world.serve(Policy::default()).await;
+    let before = number(&service);
+    world.authority.take().expect("it is there").stop().await;
+    world.pass(seconds(120)).await;
+    assert_eq!(number(&service), before, "renewals need no identity");
+    let outcome = world.close(service).await;
+    assert!(outcome.is_flawless(), "{outcome:?}");
+    world.stop().await;
+}
