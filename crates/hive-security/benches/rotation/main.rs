@@ -4,7 +4,7 @@
 //!
 //! OpenBao issues logins of PostgreSQL and Redis; `Credentials` keeps them, and moves a pool of sqlx and a connection
 //! manager of redis-rs. Kafka 4 and a gRPC service are shown this workload's own documents: a token that lives for
-//! six seconds, an X.509-SVID, and new keys of the trust domain every two seconds; sessions end after two seconds, and one.
+//! twenty seconds, an X.509-SVID, and new keys of the trust domain every two seconds; sessions end after two seconds, and one.
 //! 64 operations are in flight, 16 of each kind; two of those of PostgreSQL are transactions that outlast two rotations.
 //!
 //! Runs of calm and of rotation take turns, so that what else the machine does falls on both. With `--restarts`

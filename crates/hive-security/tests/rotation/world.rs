@@ -24,9 +24,9 @@ use crate::redis_server::Cache;
 pub(crate) const ROLE: &str = "app";
 const TRUST_DOMAIN: &str = "rotation.test";
 const DEADLINE: Duration = Duration::from_secs(60);
-/// A workload replaces a token at half of its life. Kafka takes no shorter ones: whoever proves himself again within a
-/// second of the last time is refused.
-const TOKEN_TTL: Duration = Duration::from_secs(6);
+/// librdkafka shows a token until 80 % of its life are over, and Kafka ends a session with its token but refuses whoever
+/// proves himself again within a second: a token has to have more than that left.
+const TOKEN_TTL: Duration = Duration::from_secs(20);
 /// Keys are retired when the last document of theirs has expired, so this bounds how many a bundle has.
 const SVID_TTL: Duration = Duration::from_secs(30);
 /// Kafka asks for the keys twice a second.
