@@ -16,6 +16,7 @@ mod limits;
 mod load;
 mod logs;
 mod operator;
+mod real;
 mod rhythm;
 mod server;
 mod shutdown;

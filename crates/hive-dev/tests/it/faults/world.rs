@@ -77,7 +77,7 @@ impl Cluster {
         cluster
     }
 
-    async fn administrator(&self) -> PgPool {
+    pub(crate) async fn administrator(&self) -> PgPool {
         let admin = server(&self.postgres).username(&self.postgres.username);
         let admin = admin.password(self.postgres.password.expose_secret());
         let root = PgPoolOptions::new().max_connections(2).connect_with(admin).await;
@@ -309,7 +309,10 @@ impl World {
     }
 }
 
-async fn identity(directory: &Path, witness: Witness) -> (Authority, Workload, CancellationToken) {
+pub(crate) async fn identity(
+    directory: &Path,
+    witness: Witness,
+) -> (Authority, Workload, CancellationToken) {
     let mut config = AuthorityConfig::new(directory.join("api.sock"));
     config.trust_domain = Some("hive.test".to_owned());
     config.witness = witness;
@@ -323,7 +326,7 @@ async fn identity(directory: &Path, witness: Witness) -> (Authority, Workload, C
     (authority, workload, stop)
 }
 
-fn server(cluster: &Postgres) -> PgConnectOptions {
+pub(crate) fn server(cluster: &Postgres) -> PgConnectOptions {
     let options = PgConnectOptions::new_without_pgpass().host(&cluster.host).port(cluster.port);
     let options = options.database(&cluster.database).ssl_mode(PgSslMode::Disable);
     options.disable_statement_logging()

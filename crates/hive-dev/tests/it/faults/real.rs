@@ -1,0 +1,185 @@
+//! The same faults on a real OpenBao, in real time: what an operator revokes, a crash, a seal.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hive_dev::openbao::OpenBao;
+use hive_security::adapters::sqlx::PgPoolHolder;
+use hive_security::credentials::{Credentials, Error, Request, RotationState, Settings};
+use hive_security::vault::LoginMethod;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sqlx::postgres::PgPoolOptions;
+
+use super::load::Load;
+use super::world::{CREDENTIAL, Cluster, ROLE, WORKERS, identity, server};
+use crate::fixture;
+
+/// Short enough to see the end of it, and long enough to be renewed.
+const TTL_S: u64 = 30;
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLICY: &str = "path \"database/creds/*\" { capabilities = [\"read\"] }\n\
+    path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
+
+async fn operate(bao: &OpenBao, method: &str, path: &str, body: Value) -> Value {
+    let token = Some(&bao.root_token);
+    let (status, answer) = fixture::call(&bao.address, method, path, token, body).await;
+    assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+    answer
+}
+
+async fn configure(bao: &OpenBao, cluster: &Cluster, keys_url: &str) {
+    let postgres = &cluster.postgres;
+    let (host, port, database) = (&postgres.host, postgres.port, &postgres.database);
+    let place = format!("{host}:{port}/{database}?sslmode=disable");
+    let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE ledger_writer";
+    for (path, body) in [
+        ("sys/auth/jwt", json!({ "type": "jwt" })),
+        ("auth/jwt/config", json!({ "jwks_url": keys_url })),
+        ("sys/policies/acl/app", json!({ "policy": POLICY })),
+        (
+            &format!("auth/jwt/role/{ROLE}"),
+            json!({ "role_type": "jwt", "user_claim": "sub", "bound_audiences": fixture::AUDIENCE,
+                "token_policies": "app", "token_ttl": "300s" }),
+        ),
+        ("sys/mounts/database", json!({ "type": "database" })),
+        (
+            "database/config/ledger",
+            json!({ "plugin_name": "postgresql-database-plugin", "allowed_roles": "*",
+                "connection_url": format!("postgresql://{{{{username}}}}:{{{{password}}}}@{place}"),
+                "username": postgres.username, "password": postgres.password.expose_secret() }),
+        ),
+        (
+            "database/roles/ledger",
+            json!({ "db_name": "ledger", "creation_statements": create,
+                "default_ttl": format!("{TTL_S}s"), "max_ttl": "3600s" }),
+        ),
+    ] {
+        operate(bao, "POST", path, body).await;
+    }
+}
+
+fn number(credentials: &Credentials) -> u64 {
+    let watch = credentials.watch(CREDENTIAL).expect("it was requested");
+    watch.current().as_ref().as_ref().map_or(0, |credential| credential.generation())
+}
+
+async fn until(what: &str, credentials: &Credentials, so: impl Fn() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < give_up, "not in time: {what}: {:?}", credentials.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// No rotation is going on, and none was asked for: one that was would have begun within a second.
+async fn at_rest(credentials: &Credentials) {
+    loop {
+        let before = number(credentials);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let status = credentials.status();
+        if number(credentials) == before && status.held == 2 {
+            return;
+        }
+    }
+}
+
+async fn revoke(bao: &OpenBao, what: &str, lease: &str) {
+    match what {
+        "lease" => {
+            operate(bao, "PUT", "sys/leases/revoke", json!({ "lease_id": lease })).await;
+        }
+        "prefix" => {
+            operate(bao, "PUT", "sys/leases/revoke-prefix/database/creds", json!({})).await;
+        }
+        _ => {
+            let answer = operate(bao, "LIST", "auth/token/accessors", json!({})).await;
+            for accessor in answer["data"]["keys"].as_array().expect("accessors") {
+                let body = json!({ "accessor": accessor });
+                let facts = operate(bao, "POST", "auth/token/lookup-accessor", body.clone()).await;
+                if facts["data"]["ttl"] != 0 {
+                    operate(bao, "POST", "auth/token/revoke-accessor", body).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn on_openbao_nothing_fails_when_it_revokes_or_crashes_and_a_seal_closes_in_time() {
+    let cluster = Cluster::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (authority, workload, stop) =
+        identity(directory.path(), hive_dev::witness::Witness::none()).await;
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../tools/bin/bao");
+    let bao = OpenBao::durable(&program, &directory.path().join("bao")).await;
+    let mut bao = bao.expect("OpenBao is there (cargo xtask real) and starts");
+    configure(&bao, &cluster, &authority.keys_url()).await;
+    let login = LoginMethod::JwtSvid { workload: workload.clone(), role: ROLE.to_owned() };
+    let requests = vec![Request::read(CREDENTIAL, "database/creds/ledger")];
+    let client = fixture::client(&bao.address);
+    let opened = Credentials::open(client, login, requests, Settings::default()).await;
+    let credentials = opened.expect("it opens");
+    let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
+    let pool = PgPoolHolder::new(pool, server(&cluster.postgres));
+    let hold = credentials.hold(CREDENTIAL, std::sync::Arc::new(pool.clone())).await;
+    let _hold = hold.expect("it adopts");
+    let load = Load::start_careful(WORKERS, pool.clone(), credentials.clone());
+    load.progress(20).await;
+
+    // OpenBao ends no session of a login that it revokes, so not even what runs at that moment is lost.
+    for what in ["lease", "prefix", "token"] {
+        at_rest(&credentials).await;
+        let old = number(&credentials);
+        let lease = credentials.status().credentials[0].lease_id.clone().expect("a lease");
+        revoke(&bao, what, &lease).await;
+        until("another is in use", &credentials, || number(&credentials) > old).await;
+        load.progress(20).await;
+        assert!(load.so_far().is_flawless(), "{what}: {:?}", load.so_far());
+    }
+    bao = bao.restart().await.expect("it comes back");
+    load.progress(20).await;
+    let old = number(&credentials);
+    credentials.rotate().await;
+    until("it goes on", &credentials, || number(&credentials) > old).await;
+    let only_one = || credentials.status().held == 2;
+    until("the old one is given back", &credentials, only_one).await;
+    assert!(load.so_far().is_flawless(), "{:?}", load.so_far());
+
+    let lease = credentials.status().credentials[0].lease_id.clone().expect("a lease");
+    let asked = json!({ "lease_id": lease });
+    let facts = operate(&bao, "PUT", "sys/leases/lookup", asked).await;
+    let left = facts["data"]["ttl"].as_u64().expect("a number");
+    let sealed = Instant::now();
+    operate(&bao, "PUT", "sys/seal", json!({})).await;
+    until("it closes", &credentials, || number(&credentials) == 0).await;
+    // Two seconds before the end; the lease is told in whole seconds.
+    let (closed, end) = (sealed.elapsed().as_secs_f64(), left as f64 - 2.0);
+    assert!((end - 1.0..=end + 2.0).contains(&closed), "closed after {closed} s of {end} s");
+    let error = credentials.watch(CREDENTIAL).expect("it was requested").current();
+    assert!(matches!(error.as_ref(), Err(Error::Expired { .. })), "{error:?}");
+    assert_eq!(credentials.status().state, RotationState::Withdrawn);
+    bao.unseal().await.expect("it is unsealed");
+    until("it recovers", &credentials, || number(&credentials) > 0).await;
+    load.progress(20).await;
+    let outcome = load.stop().await;
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    // A login that was answered with 500 while the server came back may have made a token, which nobody knows. It is
+    // named, and nothing else is left.
+    match credentials.close(Duration::from_secs(10)).await {
+        Ok(()) => {}
+        Err(Error::Left { names, .. }) => assert_eq!(names, ["the login"]),
+        Err(other) => panic!("{other:?}"),
+    }
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'v-%'";
+    let root = cluster.administrator().await;
+    let are_gone = async || {
+        let left: i64 = sqlx::query_scalar(roles).fetch_one(&root).await.expect("the roles");
+        left == 0
+    };
+    fixture::until("no login is left", are_gone).await;
+    root.close().await;
+    stop.cancel();
+    bao.stop().await;
+    cluster.stop().await;
+}
