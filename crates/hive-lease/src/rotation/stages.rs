@@ -10,6 +10,9 @@ use crate::moment::Moment;
 
 /// A probe that takes longer has failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(60);
+/// A login that no holder could use by then is given up for another: somebody may have revoked it since it was issued, and
+/// nothing but its renewal would tell.
+const PROBING_WITHIN: Duration = Duration::from_secs(120);
 /// Holders that have not adopted by then have a difficulty. What they still use is kept for them as long as it can be.
 const ADOPT_WITHIN: Duration = Duration::from_secs(30);
 /// How long cutting off may take.
@@ -26,10 +29,11 @@ const SLOW_CEILING: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) enum Stage {
     Opening,
-    /// `due` is when the answer is given up, or when to ask again.
+    /// `due` is when the answer is given up, or when to ask again; after `until` it is not asked again.
     Probing {
         is_asked: bool,
         due: Moment,
+        until: Moment,
         backoff: Backoff,
     },
     /// `by` is when to look whether holders that still use an older one can be waited for any longer.
@@ -105,7 +109,7 @@ impl Rotation {
         let Some(place) = self.place(generation) else {
             return;
         };
-        let Stage::Probing { is_asked, due, backoff } = &mut self.epochs[place].stage else {
+        let Stage::Probing { is_asked, due, until, backoff } = &mut self.epochs[place].stage else {
             return;
         };
         if !std::mem::take(is_asked) {
@@ -113,6 +117,10 @@ impl Rotation {
         }
         match outcome {
             Ok(()) => self.adopt(now, place),
+            Err(Failure::Transient { .. } | Failure::Uncertain) if *until <= now => {
+                self.retire(now, place);
+                self.opening_failed(now, Reason::Unusable);
+            }
             Err(Failure::Transient { wait }) => *due = now + backoff.next(&policy, roll, wait),
             Err(Failure::Uncertain) => *due = now + backoff.next(&policy, roll, None),
             Err(Failure::Absent | Failure::Denied | Failure::Gone) => {
@@ -342,11 +350,11 @@ impl Rotation {
 
     fn probe(&mut self, now: Moment, place: usize) {
         let epoch = &mut self.epochs[place];
-        let backoff = match &epoch.stage {
-            Stage::Probing { backoff, .. } => *backoff,
-            _ => Backoff::default(),
+        let (backoff, until) = match &epoch.stage {
+            Stage::Probing { backoff, until, .. } => (*backoff, *until),
+            _ => (Backoff::default(), now + PROBING_WITHIN),
         };
-        epoch.stage = Stage::Probing { is_asked: true, due: now + PROBE_WITHIN, backoff };
+        epoch.stage = Stage::Probing { is_asked: true, due: now + PROBE_WITHIN, until, backoff };
         self.actions.push_back(RotationAction::Probe { generation: epoch.generation });
     }
 
