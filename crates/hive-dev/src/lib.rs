@@ -54,6 +54,7 @@
 
 mod algorithms;
 pub mod authority;
+mod calls;
 pub mod kafka;
 pub mod openbao;
 pub mod postgres;

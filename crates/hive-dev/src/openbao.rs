@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
+use crate::calls;
 pub use crate::server::Error;
 use crate::server::{Server, free_ports, make_directory, write_private};
 use crate::vault::random_text;
@@ -161,11 +162,5 @@ async fn call(method: &str, address: &str, path: &str, body: &Value) -> Option<V
 }
 
 fn plain_client() -> Option<reqwest::Client> {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().ok()
+    calls::client(rustls::RootCertStore::empty())?.build().ok()
 }

@@ -151,6 +151,21 @@ impl Postgres {
         }
     }
 
+    /// How it is reached, without a login. Statements are not logged: they may hold passwords.
+    pub fn server(&self) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass().host(&self.host).port(self.port);
+        let options = options.database(&self.database).ssl_mode(PgSslMode::Disable);
+        options.disable_statement_logging()
+    }
+
+    /// How it is reached, as Vault's database engine is told: the login stands beside it, not in it.
+    pub fn connection_url(&self) -> String {
+        let Self { host, port, database, .. } = self;
+        format!(
+            "postgresql://{{{{username}}}}:{{{{password}}}}@{host}:{port}/{database}?sslmode=disable"
+        )
+    }
+
     /// Process id of the server, which has children of its own.
     pub fn pid(&self) -> u32 {
         self.pid

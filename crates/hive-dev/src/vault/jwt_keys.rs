@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use crate::algorithms;
+use crate::calls;
 
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
 const JWKS_MAX_BYTES: usize = 1 << 20;
@@ -199,23 +200,10 @@ async fn fetch(url: &str) -> Result<Vec<Jwk>, String> {
     Ok(jwks.keys.into_iter().take(KEYS_MAX).collect())
 }
 
+/// The keys come over plain HTTP from loopback.
 fn client() -> Option<reqwest::Client> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(no_tls()?)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .timeout(FETCH_DEADLINE)
-        .build()
-        .ok()
-}
-
-/// The keys come over plain HTTP from loopback, but the client wants to know how it would speak TLS.
-fn no_tls() -> Option<rustls::ClientConfig> {
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .ok()?;
-    Some(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+    let client = calls::client(rustls::RootCertStore::empty())?;
+    client.redirect(reqwest::redirect::Policy::none()).timeout(FETCH_DEADLINE).build().ok()
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {

@@ -18,6 +18,7 @@ use super::jwt_claims::glob;
 use super::reply::{Fault, Reply};
 use super::routes::Verb;
 use super::terms::TokenTerms;
+use crate::calls;
 
 /// One question to the API server.
 const REVIEW_DEADLINE: Duration = Duration::from_secs(10);
@@ -367,19 +368,8 @@ fn client(ca: &str) -> Option<reqwest::Client> {
     if roots.is_empty() {
         return None;
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .timeout(REVIEW_DEADLINE)
-        .build()
-        .ok()
+    let client = calls::client(roots)?.redirect(reqwest::redirect::Policy::none());
+    client.timeout(REVIEW_DEADLINE).build().ok()
 }
 
 #[cfg(test)]

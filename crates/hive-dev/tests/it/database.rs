@@ -33,13 +33,13 @@ impl Stack {
 
     async fn log_in(&self, answer: &Answer) -> sqlx::Result<PgConnection> {
         let text = |name| answer.data.text(name).expect("a login has it");
-        let options = self.options().username(text("username").expose_secret());
+        let options = self.postgres.server().username(text("username").expose_secret());
         options.password(text("password").expose_secret()).connect().await
     }
 
     async fn role_exists(&self, answer: &Answer) -> bool {
         let name = answer.data.text("username").expect("a login has it");
-        let root = self.options().username(&self.postgres.username);
+        let root = self.postgres.server().username(&self.postgres.username);
         let mut root = root
             .password(self.postgres.password.expose_secret())
             .connect()
@@ -48,13 +48,6 @@ impl Stack {
         let found =
             sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1").bind(name.expose_secret());
         found.fetch_optional(&mut root).await.expect("a query").is_some()
-    }
-
-    fn options(&self) -> PgConnectOptions {
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&self.postgres.host)
-            .port(self.postgres.port);
-        options.database(&self.postgres.database).ssl_mode(PgSslMode::Disable)
     }
 
     async fn stop(self) {
@@ -152,13 +145,15 @@ async fn a_revocation_that_fails_leaves_the_lease_to_be_revoked_again_and_stoppi
     let (stuck, other) = (stack.issue(&token).await, stack.issue(&token).await);
     let name = stuck.data.text("username").expect("a name").expose_secret().to_owned();
     let root = stack
-        .options()
+        .postgres
+        .server()
         .username(&stack.postgres.username)
         .password(stack.postgres.password.expose_secret());
     let mut root = root.connect().await.expect("the superuser");
     // What it owns in another database is out of reach for the engine, so the role cannot be dropped.
     sqlx::raw_sql("CREATE DATABASE elsewhere").execute(&mut root).await.expect("a database");
-    let mut there = stack.options().database("elsewhere").username(&stack.postgres.username);
+    let mut there =
+        stack.postgres.server().database("elsewhere").username(&stack.postgres.username);
     there = there.password(stack.postgres.password.expose_secret());
     let mut there = there.connect().await.expect("the superuser");
     let make = format!("CREATE TABLE kept (n int); ALTER TABLE kept OWNER TO \"{name}\"");

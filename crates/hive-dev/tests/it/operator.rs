@@ -6,7 +6,7 @@ use hive_dev::witness::Witness;
 use hive_security::clock::Clock;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection};
 
 const ROOT: &str = "the-root-token";
@@ -109,12 +109,7 @@ pub(crate) async fn connect(
     username: &str,
     password: &str,
 ) -> sqlx::Result<PgConnection> {
-    let options = PgConnectOptions::new_without_pgpass()
-        .host(&postgres.host)
-        .port(postgres.port)
-        .database(&postgres.database)
-        .ssl_mode(PgSslMode::Disable);
-    options.username(username).password(password).connect().await
+    postgres.server().username(username).password(password).connect().await
 }
 
 /// As the login that may do everything.

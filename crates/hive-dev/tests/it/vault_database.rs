@@ -14,10 +14,9 @@ const CREATE: &str =
     "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'";
 
 fn config(postgres: &Postgres) -> Value {
-    let (host, port, database) = (&postgres.host, postgres.port, &postgres.database);
     json!({
         "plugin_name": "postgresql-database-plugin",
-        "connection_url": format!("postgresql://{{{{username}}}}:{{{{password}}}}@{host}:{port}/{database}?sslmode=disable"),
+        "connection_url": postgres.connection_url(),
         "username": postgres.username,
         "password": postgres.password.expose_secret(),
         "allowed_roles": ["app", "app-*", "static"],

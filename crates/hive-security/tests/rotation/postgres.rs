@@ -11,8 +11,8 @@ use hive_security::SecretJson;
 use hive_security::credentials::Credential;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tempfile::TempDir;
 
 use crate::rotation::Users;
@@ -30,7 +30,7 @@ impl Ledger {
         let programs = Programs::find().expect("PostgreSQL is installed (initdb and postgres)");
         let config = Config { programs, directory: directory.path().join("pg"), launcher: None };
         let postgres = Postgres::start(config).await.expect("PostgreSQL starts");
-        let root = server(&postgres).username(&postgres.username);
+        let root = postgres.server().username(&postgres.username);
         let root = root.password(postgres.password.expose_secret());
         let root = PgPoolOptions::new().max_connections(4).connect_with(root).await;
         let ledger = Self { root: root.expect("it lets us in"), postgres, _directory: directory };
@@ -43,12 +43,17 @@ impl Ledger {
 
     /// The server, without a login.
     pub(crate) fn server(&self) -> PgConnectOptions {
-        server(&self.postgres)
+        self.postgres.server()
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> (&str, u16) {
         (&self.postgres.host, self.postgres.port)
+    }
+
+    /// Where it listens, for Vault.
+    pub(crate) fn connection_url(&self) -> String {
+        self.postgres.connection_url()
     }
 
     /// Its superuser, and that one's password.
@@ -122,10 +127,4 @@ fn cheap_verifier(password: &str) -> String {
     let text = |bytes: &[u8]| STANDARD.encode(bytes);
     let server = text(key(b"Server Key").as_ref());
     format!("SCRAM-SHA-256$1:{}${}:{server}", text(&salt), text(stored.as_ref()))
-}
-
-fn server(postgres: &Postgres) -> PgConnectOptions {
-    let options = PgConnectOptions::new_without_pgpass().host(&postgres.host).port(postgres.port);
-    let options = options.database(&postgres.database).ssl_mode(PgSslMode::Disable);
-    options.disable_statement_logging()
 }

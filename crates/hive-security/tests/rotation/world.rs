@@ -111,10 +111,7 @@ impl World {
     }
 
     async fn configure_postgres(&self) {
-        let (host, port) = self.ledger.address();
-        let url = format!(
-            "connection_url=postgresql://{{{{username}}}}:{{{{password}}}}@{host}:{port}/hive?sslmode=disable"
-        );
+        let url = format!("connection_url={}", self.ledger.connection_url());
         let (username, password) = self.ledger.administrator();
         let (username, password) = (format!("username={username}"), format!("password={password}"));
         let plugin = "plugin_name=postgresql-database-plugin";

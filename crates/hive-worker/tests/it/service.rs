@@ -19,7 +19,6 @@ use hive_worker::sandbox::{Confinement, Launcher, Toolchain};
 use prost::Message;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Row};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -343,14 +342,8 @@ fn database(postgres: &Postgres) -> Database {
 }
 
 async fn rows(postgres: &Postgres, query: &'static str) -> Vec<String> {
-    let options = PgConnectOptions::new_without_pgpass()
-        .host(&postgres.host)
-        .port(postgres.port)
-        .database(&postgres.database)
-        .username(&postgres.username)
-        .password(postgres.password.expose_secret())
-        .ssl_mode(PgSslMode::Disable);
-    let mut connection = options.connect().await.unwrap();
+    let root = postgres.server().username(&postgres.username);
+    let mut connection = root.password(postgres.password.expose_secret()).connect().await.unwrap();
     let rows = sqlx::query(query).fetch_all(&mut connection).await.unwrap();
     rows.iter().map(|row| row.get::<String, _>(0)).collect()
 }

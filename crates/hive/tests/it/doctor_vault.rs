@@ -291,12 +291,8 @@ fn with_database(world: &World) -> Postgres {
     let config = postgres::Config { programs, directory, launcher: None };
     let postgres = Postgres::start(config).await_on(world).expect("it starts");
     world.write("sys/mounts/database", json!({ "type": "database" }));
-    let url = format!(
-        "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}?sslmode=disable",
-        postgres.host, postgres.port, postgres.database
-    );
     let config = json!({
-        "plugin_name": "postgresql-database-plugin", "connection_url": url, "allowed_roles": "*",
+        "plugin_name": "postgresql-database-plugin", "connection_url": postgres.connection_url(), "allowed_roles": "*",
         "username": postgres.username, "password": postgres.password.expose_secret(),
     });
     world.write("database/config/pg", config);

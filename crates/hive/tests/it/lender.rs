@@ -6,7 +6,7 @@ use hive_dev::openbao::OpenBao;
 use hive_dev::postgres::{Config, Postgres, Programs};
 use hive_dev::tools::program;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use std::path::PathBuf;
 use std::process::Command;
@@ -82,10 +82,7 @@ impl Lender {
             "database/config/ledger",
             "plugin_name=postgresql-database-plugin",
             "allowed_roles=*",
-            &format!(
-                "connection_url=postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}?sslmode=disable",
-                postgres.host, postgres.port, postgres.database
-            ),
+            &format!("connection_url={}", postgres.connection_url()),
             &format!("username={}", postgres.username),
             &format!("password={password}"),
         ]);
@@ -132,7 +129,7 @@ impl Lender {
 
     /// Whether somebody can log in with these.
     pub(crate) fn lets_in(&self, username: &str, password: &str) -> bool {
-        let options = self.options().username(username).password(password);
+        let options = self.postgres.server().username(username).password(password);
         self.runtime.block_on(PgConnection::connect_with(&options)).is_ok()
     }
 
@@ -145,14 +142,8 @@ impl Lender {
     }
 
     async fn connect(&self, username: &str, password: &str) -> PgConnection {
-        let options = self.options().username(username).password(password);
+        let options = self.postgres.server().username(username).password(password);
         PgConnection::connect_with(&options).await.expect("it lets us in")
-    }
-
-    fn options(&self) -> PgConnectOptions {
-        let postgres = &self.postgres;
-        let options = PgConnectOptions::new_without_pgpass().host(&postgres.host);
-        options.port(postgres.port).database(&postgres.database).ssl_mode(PgSslMode::Disable)
     }
 
     fn bao(&self, arguments: &[&str]) {

@@ -12,7 +12,6 @@ use hive_dev::vault::{Setup, Vault};
 use hive_dev::witness::Witness;
 use hive_security::Audience;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
@@ -107,14 +106,9 @@ impl Stage {
         let directory = self.directory.path().join("pg");
         let config = postgres::Config { programs, directory, launcher: None };
         let postgres = Postgres::start(config).await.expect("PostgreSQL starts");
-        let options = PgConnectOptions::new_without_pgpass()
-            .host(&postgres.host)
-            .port(postgres.port)
-            .database(&postgres.database)
-            .username(&postgres.username)
-            .password(postgres.password.expose_secret())
-            .ssl_mode(PgSslMode::Disable);
-        let mut session = options.disable_statement_logging().connect().await.expect("a session");
+        let root = postgres.server().username(&postgres.username);
+        let root = root.password(postgres.password.expose_secret());
+        let mut session = root.connect().await.expect("a session");
         for owner in ["openbao", "hive-dev"] {
             let make = format!(
                 "CREATE ROLE \"admin-of-{owner}\" SUPERUSER LOGIN PASSWORD 'first-password'; CREATE ROLE \"fixed-of-{owner}\" LOGIN"

@@ -96,12 +96,8 @@ async fn postgres(world: &World) -> Postgres {
 
 async fn with_database(world: &World, postgres: &Postgres) {
     world.write("sys/mounts/database", json!({ "type": "database" })).await;
-    let url = format!(
-        "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}?sslmode=disable",
-        postgres.host, postgres.port, postgres.database
-    );
     let config = json!({
-        "plugin_name": "postgresql-database-plugin", "connection_url": url, "allowed_roles": "*",
+        "plugin_name": "postgresql-database-plugin", "connection_url": postgres.connection_url(), "allowed_roles": "*",
         "username": postgres.username, "password": postgres.password.expose_secret(),
     });
     world.write("database/config/pg", config).await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 
 use super::load::Load;
-use super::world::{CREDENTIAL, Cluster, ROLE, WORKERS, identity, server};
+use super::world::{CREDENTIAL, Cluster, ROLE, WORKERS, identity};
 use crate::fixture;
 
 /// Short enough to see the end of it, and long enough to be renewed.
@@ -121,7 +121,7 @@ async fn on_openbao_nothing_fails_when_it_revokes_or_crashes_and_a_seal_closes_i
     let opened = Credentials::open(client, login, requests, Settings::default()).await;
     let credentials = opened.expect("it opens");
     let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
-    let pool = PgPoolHolder::new(pool, server(&cluster.postgres));
+    let pool = PgPoolHolder::new(pool, cluster.postgres.server());
     let hold = credentials.hold(CREDENTIAL, std::sync::Arc::new(pool.clone())).await;
     let _hold = hold.expect("it adopts");
     let load = Load::start_careful(WORKERS, pool.clone(), credentials.clone());

@@ -17,8 +17,7 @@ use hive_security::vault::LoginMethod;
 use hive_security::{Workload, WorkloadConfig};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +77,7 @@ impl Cluster {
     }
 
     pub(crate) async fn administrator(&self) -> PgPool {
-        let admin = server(&self.postgres).username(&self.postgres.username);
+        let admin = self.postgres.server().username(&self.postgres.username);
         let admin = admin.password(self.postgres.password.expose_secret());
         let root = PgPoolOptions::new().max_connections(2).connect_with(admin).await;
         root.expect("it lets us in")
@@ -158,7 +157,7 @@ impl World {
             witness,
             skew: Cell::default(),
             busy_at_most: Cell::new(BUSY_AT_MOST),
-            server: server(postgres),
+            server: postgres.server(),
             _directory: directory,
             stop,
         }
@@ -324,10 +323,4 @@ pub(crate) async fn identity(
     let stop = CancellationToken::new();
     tokio::spawn(upkeep.run(stop.clone()));
     (authority, workload, stop)
-}
-
-pub(crate) fn server(cluster: &Postgres) -> PgConnectOptions {
-    let options = PgConnectOptions::new_without_pgpass().host(&cluster.host).port(cluster.port);
-    let options = options.database(&cluster.database).ssl_mode(PgSslMode::Disable);
-    options.disable_statement_logging()
 }
