@@ -20,7 +20,7 @@ pub struct Config {
     pub libraries: PathBuf,
     /// A directory of its own, which the caller removes.
     pub directory: PathBuf,
-    /// Further lines of the broker's configuration.
+    /// Further lines of the broker's configuration, which outweigh ours.
     pub properties: Vec<String>,
     /// Where the keys are that tokens are verified with; with one, there is the listener `OAUTH`, whose clients
     /// authenticate with JWT-SVIDs for the audience `kafka`.
@@ -78,6 +78,16 @@ impl Kafka {
     }
 }
 
+/// Further lines that put TLS on the listener `OAUTH`. `identity` is a PEM file with a private key (PKCS #8) and the
+/// certificates for it, the broker's own first.
+pub fn tls_for_tokens(identity: &Path) -> Vec<String> {
+    vec![
+        PROTOCOLS.replace("OAUTH:SASL_PLAINTEXT", "OAUTH:SASL_SSL"),
+        "listener.name.oauth.ssl.keystore.type=PEM".to_owned(),
+        format!("listener.name.oauth.ssl.keystore.location={}", identity.display()),
+    ]
+}
+
 impl Config {
     fn class(&self, name: &str) -> [OsString; 3] {
         ["-cp".into(), self.libraries.join("*").into_os_string(), name.into()]
@@ -123,7 +133,7 @@ impl Config {
              controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAIN\n\
              listeners={advertised},CONTROLLER://127.0.0.1:{controller}\n\
              advertised.listeners={advertised}\n\
-             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAIN:PLAINTEXT,OAUTH:SASL_PLAINTEXT,SCRAM:SASL_PLAINTEXT\n\
+             {PROTOCOLS}\n\
              log.dirs={}\n{SMALL}",
             self.directory.join("data").display()
         );
@@ -137,6 +147,9 @@ impl Config {
         text
     }
 }
+
+const PROTOCOLS: &str = "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAIN:PLAINTEXT,OAUTH:SASL_PLAINTEXT,\
+                         SCRAM:SASL_PLAINTEXT";
 
 /// One node keeps one copy, and groups begin without waiting for members that will not come.
 const SMALL: &str = "\

@@ -35,7 +35,8 @@ pub(super) struct Options {
     #[cfg(feature = "kafka")]
     #[arg(long, value_name = "BROKER")]
     kafka: Vec<String>,
-    /// The authority of the brokers' certificates, a PEM file; else those of this machine. On loopback there is no TLS.
+    /// The authority of the brokers' certificates, a PEM file; else those of this machine. Without it, a broker on
+    /// loopback is asked without TLS.
     #[cfg(feature = "kafka")]
     #[arg(long, value_name = "FILE")]
     kafka_ca: Option<std::path::PathBuf>,

@@ -113,6 +113,11 @@ impl World {
         self.write("auth/jwt/config", json!({ "jwks_url": keys_url }));
     }
 
+    fn trust_issuer(&self, issuer: &str) {
+        let keys_url = self.authority.keys_url();
+        self.write("auth/jwt/config", json!({ "jwks_url": keys_url, "bound_issuer": issuer }));
+    }
+
     fn role(&self, change: &Value) {
         let mut role = json!({
             "role_type": "jwt", "user_claim": "sub", "bound_subject": ID, "token_ttl": 60,
@@ -206,6 +211,8 @@ fn a_role_that_is_missing_or_does_not_fit_is_told_apart() {
         world.role(&json!({ "bound_claims": { "team": "shop" } }));
         world.assert_ill("cart", "Vault login", &["bound_claims"]);
         world.role(&json!({}));
+        world.trust_issuer("https://elsewhere.example");
+        world.assert_ill("cart", "Vault login", &["bound_issuer", "bao read auth/jwt/config"]);
         let place = Place::new();
         let other = AuthorityConfig::new(place.path().join("other.sock"));
         let other = Authority::start(other).await_on(&world).expect("it starts");

@@ -49,8 +49,20 @@ pub enum Unproven {
         audience: String,
     },
     /// It does not answer.
-    #[error("{broker} does not answer within {} s: is it a listener for OAUTHBEARER?", DEADLINE.as_secs())]
+    #[error(
+        "{broker} does not answer within {} s: is it a listener for OAUTHBEARER, and is it one for TLS exactly if it was \
+         asked with TLS?",
+        DEADLINE.as_secs()
+    )]
     Silent {
+        /// The address.
+        broker: String,
+    },
+    /// The TLS handshake with it fails.
+    #[error(
+        "the TLS handshake with {broker} fails: its certificate is of another authority, or not for this name"
+    )]
+    Untrusted {
         /// The address.
         broker: String,
     },
@@ -75,13 +87,9 @@ pub async fn probe_forged_tokens(
     let good = workload.jwt_svid(audience).await?;
     let nobody = Audience::parse(NOBODY).expect("an audience");
     let other = workload.jwt_svid(&nobody).await?;
-    match offer(config, &good, good.token().clone()).await? {
-        Answer::Accepted => {}
-        Answer::Refused => {
-            let audience = audience.as_str().to_owned();
-            return Err(Unproven::Refused { broker: address(config), audience });
-        }
-        Answer::Silence => return Err(Unproven::Silent { broker: address(config) }),
+    if !is_let_in(config, &good, good.token().clone()).await? {
+        let audience = audience.as_str().to_owned();
+        return Err(Unproven::Refused { broker: address(config), audience });
     }
     let broken = with_a_broken_signature(good.token());
     Ok(Accepted {
@@ -90,7 +98,7 @@ pub async fn probe_forged_tokens(
     })
 }
 
-/// It has just answered; if it does not now, nothing is known.
+/// If it does not answer, nothing is known.
 async fn is_let_in(
     config: &ClientConfig,
     svid: &JwtSvid,
@@ -100,6 +108,7 @@ async fn is_let_in(
         Answer::Accepted => Ok(true),
         Answer::Refused => Ok(false),
         Answer::Silence => Err(Unproven::Silent { broker: address(config) }),
+        Answer::Untrusted => Err(Unproven::Untrusted { broker: address(config) }),
     }
 }
 

@@ -109,7 +109,7 @@ impl ProducerHolder {
             Ok(Answer::Refused) => {
                 Err(HolderError::Refused { server: SERVER, credential, cause: None })
             }
-            Ok(Answer::Silence) => {
+            Ok(Answer::Silence | Answer::Untrusted) => {
                 Err(HolderError::Unreachable { server: SERVER, credential, cause: None })
             }
             Err(_) => Err(unusable(fresh)),
@@ -234,17 +234,30 @@ pub(super) enum Answer {
     Accepted,
     Refused,
     Silence,
+    /// The TLS handshake failed.
+    Untrusted,
 }
 
 /// The context of a client that only wants to be let in.
 pub(super) struct Answers<C> {
     inner: C,
     refused: AtomicBool,
+    untrusted: AtomicBool,
 }
 
 impl<C: ClientContext> Answers<C> {
     pub(super) fn to(inner: C) -> Self {
-        Self { inner, refused: AtomicBool::new(false) }
+        Self { inner, refused: AtomicBool::new(false), untrusted: AtomicBool::new(false) }
+    }
+
+    /// What librdkafka complained of, if that is the end of it.
+    fn complaint(&self) -> Option<Answer> {
+        let has_come = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        match () {
+            () if has_come(&self.refused) => Some(Answer::Refused),
+            () if has_come(&self.untrusted) => Some(Answer::Untrusted),
+            () => None,
+        }
     }
 }
 
@@ -257,13 +270,14 @@ impl<C: ClientContext> ClientContext for Answers<C> {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "a broker was asked to let us in");
-        let code = error.rdkafka_error_code();
-        if matches!(
-            code,
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
-        ) {
-            self.refused.store(true, Ordering::Relaxed);
-        }
+        let complaint = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
+                &self.refused
+            }
+            Some(RDKafkaErrorCode::SSL) => &self.untrusted,
+            _ => return,
+        };
+        complaint.store(true, Ordering::Relaxed);
     }
 
     fn generate_oauth_token(
@@ -294,8 +308,8 @@ pub(super) fn ask<C: ClientContext + 'static>(
             return Ok(Answer::Accepted);
         }
         client.poll(Duration::ZERO);
-        if client.context().refused.load(Ordering::Relaxed) {
-            return Ok(Answer::Refused);
+        if let Some(complaint) = client.context().complaint() {
+            return Ok(complaint);
         }
     }
     Ok(Answer::Silence)

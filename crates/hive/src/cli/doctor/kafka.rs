@@ -31,11 +31,11 @@ pub(super) async fn examine(report: &mut Report, options: &Options) -> Option<()
     found
 }
 
-/// Shows it a good token and two forged ones. On loopback no TLS is expected, elsewhere always.
+/// Shows it a good token and two forged ones.
 async fn check(broker: &str, ca: Option<&Path>, workload: &Workload) -> Finding {
     let audience = Audience::parse(AUDIENCE).map_err(|error| Problem::new(chain(&error), ""))?;
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", broker).set("security.protocol", protocol(broker));
+    config.set("bootstrap.servers", broker).set("security.protocol", protocol(broker, ca));
     if let Some(ca) = ca {
         config.set("ssl.ca.location", ca.display().to_string());
     }
@@ -48,12 +48,13 @@ async fn check(broker: &str, ca: Option<&Path>, workload: &Workload) -> Finding 
     }
 }
 
-fn protocol(broker: &str) -> &'static str {
+/// On loopback no TLS is expected, unless an authority is named; elsewhere always.
+fn protocol(broker: &str, ca: Option<&Path>) -> &'static str {
     let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let is_here =
         host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if is_here { "SASL_PLAINTEXT" } else { "SASL_SSL" }
+    if is_here && ca.is_none() { "SASL_PLAINTEXT" } else { "SASL_SSL" }
 }
 
 fn believes(broker: &str, accepted: Accepted) -> Problem {
@@ -71,10 +72,20 @@ fn believes(broker: &str, accepted: Accepted) -> Problem {
 }
 
 fn unproven(error: &Unproven) -> Problem {
-    Problem::new(
-        chain(error),
-        "name a listener for OAUTHBEARER that believes this trust domain's JWT keys for the audience kafka",
-    )
+    let remedy = match error {
+        Unproven::Untrusted { .. } => {
+            "name the authority of the broker's certificate with --kafka-ca, and the broker as its certificate does"
+        }
+        Unproven::Configuration => "see that the file that --kafka-ca names is there, and is PEM",
+        Unproven::Silent { .. } => {
+            "see that the broker runs, and name its listener for OAUTHBEARER; with --kafka-ca, or when it is not on this \
+             machine, it is asked with TLS"
+        }
+        _ => {
+            "name a listener for OAUTHBEARER that believes this trust domain's JWT keys for the audience kafka"
+        }
+    };
+    Problem::new(chain(error), remedy)
 }
 
 #[cfg(test)]
@@ -82,12 +93,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_tls_only_this_machine_is_asked() {
+    fn without_tls_only_this_machine_is_asked_and_only_if_no_authority_is_named() {
         for here in ["127.0.0.1:9092", "localhost:9092", "[::1]:9092"] {
-            assert_eq!(protocol(here), "SASL_PLAINTEXT", "{here}");
+            assert_eq!(protocol(here, None), "SASL_PLAINTEXT", "{here}");
+            assert_eq!(protocol(here, Some(Path::new("ca.pem"))), "SASL_SSL", "{here}");
         }
         for elsewhere in ["kafka.shop:9092", "10.0.0.1:9092", "localhost.shop:1"] {
-            assert_eq!(protocol(elsewhere), "SASL_SSL", "{elsewhere}");
+            assert_eq!(protocol(elsewhere, None), "SASL_SSL", "{elsewhere}");
         }
     }
 }
