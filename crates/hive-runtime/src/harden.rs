@@ -6,9 +6,15 @@ use rustix::process::{
 };
 use std::io;
 
-/// Forbids core dumps, which would write every secret of this process to disk.
+/// The limit of a core dump's size, in bytes, by which there is none. Where the kernel hands cores to a program, such as
+/// systemd-coredump, it does so whatever the limit is, also 0, except for this one (`core(5)`, `fs/coredump.c`). A file
+/// of one byte is never written: the least is a page.
+pub const CORE_BYTES_MAX: u64 = 1;
+
+/// Forbids core dumps, which would write every secret of this process to disk. What it starts inherits this.
 pub fn forbid_core_dumps() -> io::Result<()> {
-    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+    let limit = Some(CORE_BYTES_MAX);
+    Ok(setrlimit(Resource::Core, Rlimit { current: limit, maximum: limit })?)
 }
 
 /// Forbids other processes of the same user to read this one's memory or attach to it.
@@ -44,7 +50,8 @@ mod tests {
     #[test]
     fn core_dumps_are_forbidden_for_good() {
         forbid_core_dumps().expect("lowering a limit is always allowed");
-        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        let limit = getrlimit(Resource::Core);
+        assert_eq!((limit.current, limit.maximum), (Some(1), Some(1)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! signal the warden: Landlock confines signals to the sandbox.
 
 use super::{Confinement, Launcher};
+use hive_runtime::harden::CORE_BYTES_MAX;
 use hive_runtime::processes::children_of;
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -157,7 +158,7 @@ fn kill_descendants() {
 fn limit_resources() -> Result<(), String> {
     let limits = [
         // A core dump holds whatever secret the program read.
-        (Resource::Core, 0),
+        (Resource::Core, CORE_BYTES_MAX),
         (Resource::Nofile, 4096),
         // Larger than any artifact the store accepts.
         (Resource::Fsize, 4 << 30),

@@ -64,7 +64,7 @@ fn a_program_is_told_of_each_new_login_and_in_the_end_all_is_given_back() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", hive.id())).expect("it runs");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
     let words: Vec<_> = core.split_ascii_whitespace().collect();
-    assert_eq!(words[4..6], ["0", "0"], "its memory could end up in a file");
+    assert_eq!(words[4..6], ["1", "1"], "its memory could end up in a file");
 
     signal("TERM", hive.id());
     let status = hive.wait().expect("it ends");

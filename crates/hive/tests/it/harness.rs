@@ -47,7 +47,12 @@ impl Place {
 
     /// `hive` with these arguments, in an environment without a stack.
     pub(crate) fn hive(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(HIVE);
+        self.command(Path::new(HIVE), arguments)
+    }
+
+    /// The same for a copy of it.
+    pub(crate) fn command(&self, hive: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(hive);
         command.args(arguments).env("TMPDIR", self.tmp()).stdin(Stdio::null());
         for name in ["SPIFFE_ENDPOINT_SOCKET", "VAULT_ADDR", "HIVE_ORCHESTRATOR_ADDR"] {
             command.env_remove(name);
@@ -134,6 +139,11 @@ impl Up {
     ) -> Self {
         let mut command = place.hive(&["up", "--json"]);
         command.args(arguments).envs(variables.iter().copied());
+        Self::start_command(place, command)
+    }
+
+    /// Starts a stack by this command, which says `up --json`, and waits until it is ready.
+    pub(crate) fn start_command(place: &Place, mut command: Command) -> Self {
         command.stdout(Stdio::piped());
         let mut child = command.spawn().expect("hive can be started");
         let events = read_lines(&mut child);

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod cleanup;
+mod cores;
+mod dev_lender;
 mod doctor;
 #[cfg(feature = "kafka")]
 mod doctor_kafka;
@@ -12,8 +14,12 @@ mod harness;
 mod identity;
 mod lease;
 mod lender;
+#[path = "../../../hive-dev/tests/it/faults/logs.rs"]
+mod logs;
 mod plans;
 #[path = "../../../hive-security/tests/scripted/mod.rs"]
 mod scripted;
+mod search;
 mod secrets;
+mod secrets_rotating;
 mod stranger;

@@ -1,13 +1,12 @@
 //! Promise one: nothing that was issued can be found in anything that a run wrote.
 
-use crate::harness::{Place, Up, assert_status, contains, stderr, stdout, wait_until};
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use crate::harness::{Place, Up, assert_status, stderr, stdout, wait_until};
+use crate::search::Secrets;
 use hive_dev::witness::{Listener, VARIABLE};
 use secrecy::ExposeSecret;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
 /// A run of both plans in a stack whose secrets the test knows.
@@ -24,8 +23,9 @@ impl Run {
         let place = Place::new();
         let listener = Listener::bind(place.path().join("witness")).expect("a listener");
         let data = place.path().join("data");
+        let variables = [(VARIABLE, listener.path()), ("HIVE_LOG", Path::new("trace"))];
         let arguments = ["--data-dir", data.to_str().expect("UTF-8")];
-        let up = Up::start_with(&place, &arguments, &[(VARIABLE, listener.path())]);
+        let up = Up::start_with(&place, &arguments, &variables);
         Self { place, listener, up, said: Vec::new() }
     }
 
@@ -38,23 +38,6 @@ impl Run {
     fn note(&mut self, output: &Output) {
         self.said.extend_from_slice(&output.stdout);
         self.said.extend_from_slice(&output.stderr);
-    }
-
-    /// Each secret in the forms in which it could have been written.
-    fn needles(&self) -> Vec<(String, Vec<u8>)> {
-        let mut needles = Vec::new();
-        for seen in self.listener.seen() {
-            let secret = seen.value.expose_secret();
-            needles.push((seen.kind.clone(), secret.as_bytes().to_vec()));
-            if seen.kind == "x509-key" {
-                let der = BASE64_STANDARD.decode(secret).expect("base64");
-                needles.push((seen.kind.clone(), BASE64_URL_SAFE_NO_PAD.encode(&der).into_bytes()));
-                needles.push((seen.kind, der));
-            } else {
-                needles.push((seen.kind, BASE64_STANDARD.encode(secret).into_bytes()));
-            }
-        }
-        needles
     }
 }
 
@@ -75,69 +58,24 @@ fn nothing_that_was_issued_is_found_in_anything_that_was_written() {
     run.plan("release-broken.yaml", 2);
     let identity = run.up.hive(&["identity"]);
     run.note(&identity);
-    let needles = run.needles();
+    let secrets = Secrets::of(&run.listener);
     for kind in ["x509-key", "jwt-svid", "vault-token", "kv", "db-password", "db-admin"] {
-        assert!(
-            needles.iter().any(|(known, _)| known == kind),
-            "no {kind} was issued: nothing to look for"
-        );
+        assert!(secrets.count().contains_key(kind), "no {kind} was issued: nothing to look for");
     }
-    let processes = look_at_processes(&run.place, &needles);
-    assert_eq!(processes, Vec::<String>::new(), "in the arguments or environment of a process");
+    secrets.assert_each_is_found_where_it_is_planted();
+    let processes = secrets.found_in_processes();
+    assert_eq!(processes, [""; 0], "in the arguments or environment of a process");
     for line in &run.up.printed {
         run.said.extend_from_slice(line.as_bytes());
     }
     let Run { place, up, said, .. } = run;
     assert_eq!(up.stop(), Some(0));
 
-    assert_eq!(found("what was printed", &said, &needles), Vec::<String>::new());
-    let mut hits = Vec::new();
-    let mut looked_at = 0;
-    for file in files(place.path()) {
-        looked_at += 1;
-        let bytes = std::fs::read(&file).expect("a file can be read");
-        hits.extend(found(&file.display().to_string(), &bytes, &needles));
-    }
-    assert_eq!(hits, Vec::<String>::new());
-    assert!(looked_at > 20, "only {looked_at} files: this looked in the wrong place");
-
-    // The search itself must be able to find: one secret, planted.
-    let planted = place.path().join("planted");
-    std::fs::write(&planted, &needles[0].1).expect("a file");
-    let bytes = std::fs::read(&planted).expect("it is there");
-    assert!(!found("planted", &bytes, &needles).is_empty());
+    assert_eq!(secrets.found("what was printed", &said), [""; 0]);
+    let (hits, files, _) = secrets.found_below(place.path());
+    assert_eq!(hits, [""; 0]);
+    assert!(files > 20, "only {files} files: this looked in the wrong place");
     place.assert_nothing_is_left();
-}
-
-fn found(place: &str, bytes: &[u8], needles: &[(String, Vec<u8>)]) -> Vec<String> {
-    let hit = needles.iter().filter(|(_, needle)| contains(bytes, needle));
-    hit.map(|(kind, _)| format!("{kind} in {place}")).collect()
-}
-
-fn look_at_processes(place: &Place, needles: &[(String, Vec<u8>)]) -> Vec<String> {
-    let mut hits = Vec::new();
-    for process in place.processes() {
-        let pid = process.split(':').next().unwrap_or_default();
-        for file in ["cmdline", "environ"] {
-            let path = format!("/proc/{pid}/{file}");
-            hits.extend(found(&path, &std::fs::read(&path).unwrap_or_default(), needles));
-        }
-    }
-    hits
-}
-
-/// Every file below a directory.
-fn files(below: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(below).expect("a directory can be read") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() && !path.is_symlink() {
-            files.extend(self::files(&path));
-        } else if path.is_file() {
-            files.push(path);
-        }
-    }
-    files
 }
 
 #[test]
