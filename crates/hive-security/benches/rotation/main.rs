@@ -1,13 +1,16 @@
 //! What rotation costs, and what it breaks: real servers, 64 operations at a time, a new login every second.
 //!
-//! `cargo bench -p hive-security --bench rotation -- [--seconds 60] [--restarts] [--rival-seconds 20]`
+//! `cargo bench -p hive-security --bench rotation -- [--seconds 60] [--calm-seconds 60] [--share 0.5] [--restarts]
+//! [--rival-seconds 20]`
 //!
 //! OpenBao issues logins of PostgreSQL and Redis; `Credentials` keeps them, and moves a pool of sqlx and a connection
 //! manager of redis-rs. Kafka 4 and a gRPC service are shown this workload's own documents: a token that lives for
 //! twenty seconds, an X.509-SVID, and new keys of the trust domain every two seconds; sessions end after two seconds, and one.
 //! 64 operations are in flight, 16 of each kind; two of those of PostgreSQL are transactions that outlast two rotations.
 //!
-//! Runs of calm and of rotation take turns, so that what else the machine does falls on both. With `--restarts`
+//! Runs of calm and of rotation take turns, so that what else the machine does falls on both. Each kind does as much as it
+//! can, so all processors are busy and what a rotation costs is missing elsewhere; with `--share` it is offered that share
+//! of what it could do while warming up, as a service with something in reserve is. With `--restarts`
 //! OpenBao is killed and started again every 20 s, and one answer of a hundred is lost.
 //!
 //! The rivals follow, on the same PostgreSQL and with the same work, each with a new login every second as well: one that
@@ -48,6 +51,8 @@ use load::Outcome;
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     lasts: Duration,
+    calm_lasts: Duration,
+    share: Option<f64>,
     rivals_last: Duration,
     restarts: bool,
 }
@@ -67,18 +72,26 @@ fn main() {
 impl Settings {
     fn parse(words: impl Iterator<Item = String>) -> Self {
         let (minute, twenty) = (Duration::from_secs(60), Duration::from_secs(20));
-        let mut settings = Self { lasts: minute, rivals_last: twenty, restarts: false };
+        let mut settings = Self {
+            lasts: minute,
+            calm_lasts: minute,
+            share: None,
+            rivals_last: twenty,
+            restarts: false,
+        };
         let mut words = words.filter(|word| word != "--bench");
         while let Some(word) = words.next() {
-            let mut seconds = || {
+            let mut number = || {
                 let number = words.next().and_then(|number| number.parse().ok());
-                Duration::from_secs(number.expect("a number of seconds"))
+                number.expect("a number")
             };
             match word.as_str() {
-                "--seconds" => settings.lasts = seconds(),
-                "--rival-seconds" => settings.rivals_last = seconds(),
+                "--seconds" => settings.lasts = Duration::from_secs_f64(number()),
+                "--calm-seconds" => settings.calm_lasts = Duration::from_secs_f64(number()),
+                "--rival-seconds" => settings.rivals_last = Duration::from_secs_f64(number()),
+                "--share" => settings.share = Some(number()),
                 "--restarts" => settings.restarts = true,
-                _ => panic!("{word:?} is none of --seconds, --rival-seconds and --restarts"),
+                _ => panic!("{word:?} is none of those that the head of this file names"),
             }
         }
         settings

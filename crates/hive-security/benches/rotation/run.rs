@@ -8,9 +8,10 @@ use hive_security::credentials::Credentials;
 use tokio::time::sleep;
 
 use crate::identity::Rotations;
+use crate::load::Outcome;
 use crate::report;
 use crate::totals::Totals;
-use crate::work::{Clients, Outcomes, Work};
+use crate::work::{Clients, Outcomes, Rates, Work};
 use crate::world::World;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -29,12 +30,13 @@ pub(crate) async fn ours(settings: crate::Settings) {
     let mut clients = Clients::new(&world).await;
     let credentials = world.open(&proxy.address).await;
     let held = clients.hold(&world, &credentials).await;
-    calm("warming up", &clients, WARM_UP).await;
+    let warm = calm("warming up", &clients, &Rates::new(), WARM_UP).await;
+    let rates = settings.share.map(|share| shares(&warm, share)).unwrap_or_default();
     let (mut calms, mut rotations) = (Totals::default(), Totals::default());
     for _ in 0..ROUNDS {
-        calms.add(calm("calm", &clients, settings.lasts / ROUNDS).await);
+        calms.add(calm("calm", &clients, &rates, settings.calm_lasts / ROUNDS).await);
         let round;
-        (world, round) = rotating(world, &proxy, &clients, &credentials, settings).await;
+        (world, round) = rotating(world, &proxy, (&clients, &rates), &credentials, settings).await;
         rotations.add(round);
     }
     Totals::compare(&calms, &rotations);
@@ -46,8 +48,19 @@ pub(crate) async fn ours(settings: crate::Settings) {
     world.stop().await;
 }
 
-async fn calm(what: &str, clients: &Clients, lasts: Duration) -> (Outcomes, Duration) {
-    let (work, began) = (Work::begin(clients), Instant::now());
+/// This share of what was done a second, for each kind.
+fn shares((outcomes, lasted): &(Outcomes, Duration), share: f64) -> Rates {
+    let rate = |outcome: &Outcome| share * outcome.done as f64 / lasted.as_secs_f64();
+    outcomes.iter().map(|(kind, outcome)| (*kind, rate(outcome))).collect()
+}
+
+async fn calm(
+    what: &str,
+    clients: &Clients,
+    rates: &Rates,
+    lasts: Duration,
+) -> (Outcomes, Duration) {
+    let (work, began) = (Work::begin(clients, rates), Instant::now());
     sleep(lasts).await;
     let lasted = began.elapsed();
     print(what, work.end().await, lasted)
@@ -56,11 +69,11 @@ async fn calm(what: &str, clients: &Clients, lasts: Duration) -> (Outcomes, Dura
 async fn rotating(
     mut world: World,
     proxy: &Proxy,
-    clients: &Clients,
+    (clients, rates): (&Clients, &Rates),
     credentials: &Credentials,
     settings: crate::Settings,
 ) -> (World, (Outcomes, Duration)) {
-    let (work, began) = (Work::begin(clients), Instant::now());
+    let (work, began) = (Work::begin(clients, rates), Instant::now());
     let keys = Rotations::begin(&world.authority);
     let first = credentials.status().generation;
     let (mut restarted, mut lost, mut restarts) = (began, began, 0);

@@ -1,9 +1,10 @@
 //! PostgreSQL connections in a pool of sqlx.
 //!
 //! The pool stays the same object for ever; its connections move over. A session belongs to the login that opened it,
-//! so it is marked with the generation of that login. After [`adopt`](Holder::adopt) new connections use the new login;
-//! older ones are closed when they come back or are found idle, and a transaction that runs is left alone until
-//! [`cut`](Holder::cut).
+//! so it is marked with the generation of that login. After [`adopt`](Holder::adopt) new connections use the new login.
+//! While somebody awaits [`drained`](Holder::drained), sessions are opened beforehand, one at a time, and take the place of
+//! older ones that come back or are idle: no user of the pool waits for one, and if the server gives none, the old ones
+//! go on. A transaction that runs is left alone until [`cut`](Holder::cut).
 //!
 //! ```no_run
 //! # async fn example(credential: hive_security::credentials::Credential) -> Result<(), Box<dyn std::error::Error>> {
@@ -42,6 +43,7 @@ use super::login::{Barred, Login};
 use super::postgres::{Doubt, SERVER, refused_or_unreachable};
 use crate::credentials::{Credential, Holder, HolderError};
 
+mod mark;
 mod sessions;
 
 const HOLDER: &str = "the PostgreSQL pool";
@@ -121,10 +123,15 @@ impl PgPoolHolder {
         Ok(())
     }
 
+    /// Replaces sessions one after the other, so that no user of the pool waits until one is opened.
     async fn await_drained(&self, generation: u64) {
         let (mut pause, mut gone) = (ASKS.0, self.sessions.gone());
+        let _moving = self.sessions.moving();
         while !self.sessions.close_below(generation) {
-            self.sweep(generation).await;
+            let stocked = self.stock(generation).await;
+            if self.sweep(generation).await && stocked {
+                continue;
+            }
             // Most come back to us; of those that were detached, or broke, only the server knows.
             if timeout(pause, gone.changed()).await.is_err() && self.sessions.has_below(generation)
             {
@@ -134,22 +141,36 @@ impl PgPoolHolder {
         }
     }
 
-    /// Looks once at every idle connection, and closes those of older logins.
-    async fn sweep(&self, generation: u64) {
-        for _ in 0..self.pool.num_idle() {
-            if !self.sessions.has_below(generation) {
-                return;
+    /// Opens a session that can take the place of an old one, unless there is one. False if the server gives us none.
+    async fn stock(&self, generation: u64) -> bool {
+        if !self.sessions.has_below(generation) || !self.sessions.wants_spare() {
+            return true;
+        }
+        match timeout(QUESTION_DEADLINE, self.sessions.open_spare()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "PostgreSQL gives no session in the place of an old one");
+                false
             }
-            let Some(mut connection) = self.pool.try_acquire() else { return };
+            Err(_) => {
+                tracing::debug!("PostgreSQL gives no session in the place of an old one in time");
+                false
+            }
+        }
+    }
+
+    /// Looks at idle connections until one is of an older login, and replaces that one.
+    async fn sweep(&self, generation: u64) -> bool {
+        let current = self.sessions.generation();
+        for _ in 0..self.pool.num_idle() {
+            let Some(mut connection) = self.pool.try_acquire() else { return false };
             match backend(&mut connection).await {
                 Ok(pid) if !self.sessions.is_below(pid, generation) => {}
-                Ok(pid) => {
-                    let _ = connection.close().await;
-                    self.sessions.forget(pid);
-                }
+                Ok(pid) => return self.sessions.replace(&mut connection, pid, current).await,
                 Err(_) => connection.close_on_drop(),
             }
         }
+        false
     }
 
     /// Forgets the sessions that the server does not know any more. Who has no answer asks again later.
@@ -247,7 +268,7 @@ fn with_hooks(pool: PgPoolOptions, sessions: &Arc<Sessions>) -> PgPoolOptions {
     let [opened, taken, returned] = [(); 3].map(|()| Arc::clone(sessions));
     pool.after_connect(move |connection, _| {
         let sessions = Arc::clone(&opened);
-        async move { sessions.admit(connection).await }.boxed()
+        async move { sessions.admit(connection).await.map(drop) }.boxed()
     })
     .before_acquire(move |connection, _| {
         let sessions = Arc::clone(&taken);

@@ -49,7 +49,7 @@ impl Outcome {
 }
 
 impl Load {
-    /// `work` is called with the number of the worker and of its turn.
+    /// `work` is called with the number of the worker and of its turn, again as soon as it is done.
     pub(crate) fn start<F, E>(
         workers: u64,
         work: impl Fn(u64, u64) -> F + Clone + Send + 'static,
@@ -58,16 +58,32 @@ impl Load {
         F: Future<Output = Result<(), E>> + Send,
         E: Display,
     {
+        Self::paced(workers, None, work)
+    }
+
+    /// So many operations a second fall due, together, whatever the last ones took; each is timed from when it fell due,
+    /// so that one that had to wait for its turn counts as slow.
+    pub(crate) fn paced<F, E>(
+        workers: u64,
+        per_second: Option<f64>,
+        work: impl Fn(u64, u64) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), E>> + Send,
+        E: Display,
+    {
+        let between = per_second.map(|rate| Duration::from_secs_f64(workers as f64 / rate));
         let book = Arc::new(Book::default());
         let mut tasks = JoinSet::new();
         for worker in 0..workers {
             let (book, work) = (Arc::clone(&book), work.clone());
+            let mut due = Due::first(between, worker as f64 / workers as f64);
             tasks.spawn(async move {
                 for turn in 0.. {
+                    let began = due.next().await;
                     if book.stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let began = Instant::now();
                     let result = work(worker, turn).await;
                     book.note(result, began.elapsed());
                     // Work that fails at once would starve the others.
@@ -102,6 +118,24 @@ impl Load {
 
     fn done(&self) -> u64 {
         self.book.done.load(Ordering::Relaxed)
+    }
+}
+
+/// When one worker's operations fall due.
+struct Due(Option<(Instant, Duration)>);
+
+impl Due {
+    /// Workers begin one after the other: this one after such a share of the time between two of its operations.
+    fn first(between: Option<Duration>, share: f64) -> Self {
+        Self(between.map(|between| (Instant::now() + between.mul_f64(share), between)))
+    }
+
+    async fn next(&mut self) -> Instant {
+        let Some((due, between)) = &mut self.0 else { return Instant::now() };
+        let this = *due;
+        *due += *between;
+        tokio::time::sleep_until(this.into()).await;
+        this
     }
 }
 

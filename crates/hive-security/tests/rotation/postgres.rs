@@ -80,6 +80,13 @@ impl Ledger {
         }
     }
 
+    /// How many sessions a user has.
+    pub(crate) async fn sessions_of(&self, user: &str) -> i64 {
+        let asked = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";
+        let count = sqlx::query_scalar(asked).bind(user).fetch_one(&self.root);
+        count.await.expect("a count")
+    }
+
     /// The users whom the test or a vault created and nobody dropped.
     pub(crate) async fn users(&self) -> Vec<String> {
         let asked = "SELECT rolname::text FROM pg_roles WHERE rolname ~ '^(u[0-9]|v-)' ORDER BY 1";

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hive_security::SecretJson;
 use hive_security::adapters::Doubt;
 use hive_security::adapters::sqlx::{PgPoolHolder, doubt, is_barred_error};
 use hive_security::credentials::{Credential, Holder, HolderError};
 use secrecy::ExposeSecret;
 use serde_json::json;
-use sqlx::ConnectOptions;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 use tokio::time::timeout;
 
 use crate::load::{Load, Outcome};
@@ -101,6 +102,87 @@ async fn a_connection_that_was_detached_from_the_pool_still_counts_until_it_is_c
     drop(detached);
     timeout(Duration::from_secs(10), holder.drained(2)).await.expect("the server says so");
     ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_in_the_place_of_an_old_one_is_opened_before_anybody_needs_it() {
+    let ledger = Ledger::start().await;
+    let holder = PgPoolHolder::new(PgPoolOptions::new().max_connections(1), ledger.server());
+    begin(&holder, &ledger).await;
+    let old = holder.acquire().await.expect("a connection");
+    holder.adopt(&ledger.create(2).await).await.expect("it is usable");
+    let work = async {
+        while ledger.sessions_of("u2").await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ledger.run("ALTER ROLE u2 CONNECTION LIMIT 0").await;
+        drop(old);
+        while who(&holder).await != "u2" {}
+    };
+    let both = async { tokio::join!(holder.drained(2), work) };
+    timeout(Duration::from_secs(10), both).await.expect("it moves and is drained");
+    assert_eq!(ledger.sessions_of("u1").await, 0);
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_the_old_login_go_on_while_the_server_gives_no_others() {
+    let ledger = Ledger::start().await;
+    let holder = PgPoolHolder::new(PgPoolOptions::new().max_connections(1), ledger.server());
+    begin(&holder, &ledger).await;
+    let old = holder.acquire().await.expect("a connection");
+    let fresh = ledger.create(2).await;
+    ledger.run("ALTER ROLE u2 CONNECTION LIMIT 0").await;
+    holder.adopt(&fresh).await.expect("it is usable");
+    let mut drained = Box::pin(holder.drained(2));
+    assert!((&mut drained).now_or_never().is_none(), "somebody holds the old login");
+    drop(old);
+    let work = async {
+        for _ in 0..20 {
+            assert_eq!(who(&holder).await, "u1");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = &mut drained => panic!("nothing can take its place"),
+        () = work => {}
+    }
+    ledger.run("ALTER ROLE u2 CONNECTION LIMIT -1").await;
+    timeout(Duration::from_secs(10), drained).await.expect("it is drained");
+    assert_eq!(who(&holder).await, "u2");
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_forgot_whose_it_is_is_neither_given_up_nor_kept_too_long() {
+    let ledger = Ledger::start().await;
+    let holder = PgPoolHolder::new(PgPoolOptions::new().max_connections(2), ledger.server());
+    begin(&holder, &ledger).await;
+    let mut old = holder.acquire().await.expect("a connection");
+    let straggler = holder.acquire().await.expect("a connection");
+    old.clear_cached_statements().await.expect("it forgets");
+    holder.adopt(&ledger.create(2).await).await.expect("it is usable");
+    drop(old);
+    let mut new = holder.acquire().await.expect("a connection");
+    new.clear_cached_statements().await.expect("it forgets");
+    let number = process(&mut new).await;
+    drop(new);
+    let mut again = holder.acquire().await.expect("a connection");
+    assert_eq!(process(&mut again).await, number, "it was of the new login");
+    drop((again, straggler));
+    timeout(Duration::from_secs(10), holder.drained(2)).await.expect("it is drained");
+    assert_eq!(ledger.sessions_of("u1").await, 0);
+    ledger.stop().await;
+}
+
+async fn who(holder: &PgPoolHolder) -> String {
+    let user = sqlx::query_scalar("SELECT session_user::text").fetch_one(holder.pool()).await;
+    user.expect("the pool works")
+}
+
+async fn process(connection: &mut PgConnection) -> i32 {
+    let number = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await;
+    number.expect("it answers")
 }
 
 #[tokio::test(flavor = "multi_thread")]

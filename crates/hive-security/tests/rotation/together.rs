@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::identity::Rotations;
-use crate::work::{Clients, Work};
+use crate::work::{Clients, Rates, Work};
 use crate::world::World;
 
 const ROTATIONS: u64 = 4;
@@ -16,7 +16,7 @@ async fn four_kinds_of_clients_notice_no_rotation_and_in_the_end_nothing_is_left
     let mut clients = Clients::new(&world).await;
     let credentials = world.open(&world.bao.address).await;
     let held = clients.hold(&world, &credentials).await;
-    let (work, keys) = (Work::begin(&clients), Rotations::begin(&world.authority));
+    let (work, keys) = (Work::begin(&clients, &Rates::new()), Rotations::begin(&world.authority));
     let (first, deadline) = (credentials.status().generation, Instant::now() + DEADLINE);
     while credentials.status().generation < first + ROTATIONS || keys.count() < 2 {
         assert!(Instant::now() < deadline, "{:?}, {} keys", credentials.status(), keys.count());

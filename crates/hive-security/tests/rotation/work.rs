@@ -1,5 +1,6 @@
 //! What goes on while credentials are replaced: 64 operations at a time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::world::World;
 
 pub(crate) const WORKERS: u64 = 16;
 const CONNECTIONS: u32 = 16;
+const LONG_WORKERS: u64 = 2;
+/// Transactions of PostgreSQL that are longer than the time between two rotations.
+pub(crate) const OUTLASTING: &str = "outlasting";
 /// Longer than the time between two rotations.
 const LONG: Duration = Duration::from_millis(2500);
 const SHORT: Duration = Duration::from_millis(2);
@@ -42,6 +46,9 @@ pub(crate) struct Work(Vec<(&'static str, Load)>);
 
 /// What came of each kind.
 pub(crate) type Outcomes = Vec<(&'static str, Outcome)>;
+
+/// Operations a second, by kind.
+pub(crate) type Rates = BTreeMap<&'static str, f64>;
 
 impl Clients {
     pub(crate) async fn new(world: &World) -> Self {
@@ -87,15 +94,25 @@ pub(crate) fn options() -> PgPoolOptions {
 }
 
 impl Work {
-    pub(crate) fn begin(clients: &Clients) -> Self {
+    /// As much as each kind can, or so many operations a second.
+    pub(crate) fn begin(clients: &Clients, rates: &Rates) -> Self {
         let manager = clients.manager.clone().expect("it has connected");
         let (pool, producer) = (clients.postgres.pool().clone(), clients.producer.clone());
-        let channel = clients.served.channel.clone();
+        let (long, channel) = (pool.clone(), clients.served.channel.clone());
+        let rate = |kind| rates.get(kind).copied();
+        let write = move |worker, turn| write(pool.clone(), worker + LONG_WORKERS, turn);
+        let send = move |worker, turn| send(producer.clone(), worker, turn);
+        let count = move |_, _| count(manager.clone());
+        let call = move |_, _| call(channel.clone());
         Self(vec![
-            ("PostgreSQL", Load::start(WORKERS, move |w, turn| write(pool.clone(), w, turn))),
-            ("Redis", Load::start(WORKERS, move |_, _| count(manager.clone()))),
-            ("Kafka", Load::start(WORKERS, move |w, turn| send(producer.clone(), w, turn))),
-            ("gRPC", Load::start(WORKERS, move |_, _| call(channel.clone()))),
+            ("PostgreSQL", Load::paced(WORKERS - LONG_WORKERS, rate("PostgreSQL"), write)),
+            (
+                OUTLASTING,
+                Load::start(LONG_WORKERS, move |w, turn| self::write(long.clone(), w, turn)),
+            ),
+            ("Redis", Load::paced(WORKERS, rate("Redis"), count)),
+            ("Kafka", Load::paced(WORKERS, rate("Kafka"), send)),
+            ("gRPC", Load::paced(WORKERS, rate("gRPC"), call)),
         ])
     }
 
@@ -108,13 +125,13 @@ impl Work {
     }
 }
 
-/// Two workers hold transactions that outlast rotations.
+/// The first workers hold transactions that outlast rotations.
 pub(crate) async fn write(pool: PgPool, worker: u64, turn: u64) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let insert = || sqlx::query("INSERT INTO entries (what) VALUES ($1)");
     let what = format!("{worker} {turn}");
     insert().bind(&what).execute(&mut *transaction).await?;
-    tokio::time::sleep(if worker < 2 { LONG } else { SHORT }).await;
+    tokio::time::sleep(if worker < LONG_WORKERS { LONG } else { SHORT }).await;
     insert().bind(&what).execute(&mut *transaction).await?;
     transaction.commit().await
 }

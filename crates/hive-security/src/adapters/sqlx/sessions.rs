@@ -1,18 +1,25 @@
 //! Which sessions are open, and which login each of them belongs to.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use tokio::sync::watch;
+
+use super::mark::Mark;
 
 /// What the hooks of the pool and the holder know together.
 pub(super) struct Sessions {
     book: Mutex<Book>,
     /// Wakes whoever waits for old sessions.
     gone: watch::Sender<()>,
+    /// A session that was opened to take the place of an older one.
+    spare: Mutex<Option<Spare>>,
+    /// How many are at work to replace old sessions.
+    movers: AtomicUsize,
     barred: watch::Sender<bool>,
 }
 
@@ -39,6 +46,12 @@ struct Known {
     given: Vec<Weak<PgConnectOptions>>,
 }
 
+struct Spare {
+    pid: i32,
+    generation: u64,
+    connection: PgConnection,
+}
+
 #[derive(Clone, Copy, PartialEq)]
 struct Session {
     generation: u64,
@@ -54,6 +67,8 @@ impl Default for Sessions {
         Self {
             book: Mutex::default(),
             gone: watch::Sender::new(()),
+            spare: Mutex::default(),
+            movers: AtomicUsize::new(0),
             barred: watch::Sender::new(true),
         }
     }
@@ -95,6 +110,11 @@ impl Sessions {
         let _ = self.barred.subscribe().wait_for(|barred| *barred).await;
     }
 
+    /// The generation that new connections use; 0 before the first.
+    pub(super) fn generation(&self) -> u64 {
+        self.book().current
+    }
+
     /// The options of the generation that new connections use.
     pub(super) fn current(&self) -> Option<PgConnectOptions> {
         let book = self.book();
@@ -102,22 +122,30 @@ impl Sessions {
     }
 
     /// A new connection is noted, or refused if it began with a login that is over.
-    pub(super) async fn admit(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    pub(super) async fn admit(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<(i32, u64), sqlx::Error> {
         let asked = sqlx::raw_sql("SELECT pg_backend_pid(), session_user::text");
         let row = connection.fetch_one(asked).await?;
         let (pid, username): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
-        if self.is_barred() || !self.book().note(pid, &username) {
+        let noted = if self.is_barred() { None } else { self.book().note(pid, &username) };
+        let Some(generation) = noted else {
             // The pool tries again, with the login of now.
             let why = "it was opened with a login that is not used any more";
             return Err(sqlx::Error::Protocol(why.to_owned()));
+        };
+        if let Err(error) = Mark::of(generation).put(connection).await {
+            self.forget(pid);
+            return Err(error);
         }
         if self.book().is_full() {
             self.prune(connection).await?;
         }
-        Ok(())
+        Ok((pid, generation))
     }
 
-    /// Whether a connection may be used (again). Asks the server only while there are sessions of older logins.
+    /// Whether a connection may be used (again). One of an older login is replaced, or refused if nobody opens others.
     pub(super) async fn may_stay(
         &self,
         connection: &mut PgConnection,
@@ -125,16 +153,67 @@ impl Sessions {
         if self.is_barred() {
             return Ok(false);
         }
-        let current = self.book().current;
-        if !self.has_below(current) {
+        let current = self.generation();
+        if !self.has_below(current) || Mark::read(connection).await? == Some(Mark::of(current)) {
             return Ok(true);
         }
         let pid = super::backend(connection).await?;
-        if !self.is_below(pid, current) {
+        if !self.is_below(pid, current) || self.replace(connection, pid, current).await {
+            return Ok(true);
+        }
+        if self.movers.load(Ordering::Relaxed) > 0 {
+            // Until the next is opened, its users need not wait for one.
             return Ok(true);
         }
         self.forget(pid);
         Ok(false)
+    }
+
+    /// Puts the spare in the place of an old session, which it ends.
+    pub(super) async fn replace(&self, old: &mut PgConnection, pid: i32, current: u64) -> bool {
+        let Some(spare) = self.take_spare(current) else { return false };
+        let old = std::mem::replace(old, spare);
+        // The server finds out by itself if it is not told.
+        let _ = old.close().await;
+        self.forget(pid);
+        true
+    }
+
+    fn take_spare(&self, current: u64) -> Option<PgConnection> {
+        let spare = self.spare().take()?;
+        if spare.generation == current {
+            return Some(spare.connection);
+        }
+        self.forget(spare.pid);
+        None
+    }
+
+    /// Whether another spare is wanted. One of an older login is let go.
+    pub(super) fn wants_spare(&self) -> bool {
+        let is_old = |spare: &mut Spare| spare.generation != self.generation();
+        let old = self.spare().take_if(is_old);
+        if let Some(old) = old {
+            self.forget(old.pid);
+        }
+        self.spare().is_none()
+    }
+
+    /// Opens a session for whoever gives up an old one.
+    pub(super) async fn open_spare(&self) -> Result<(), sqlx::Error> {
+        let Some(options) = self.current() else { return Ok(()) };
+        let mut connection = options.connect().await?;
+        let (pid, generation) = self.admit(&mut connection).await?;
+        let former = self.spare().replace(Spare { pid, generation, connection });
+        if let Some(former) = former {
+            self.forget(former.pid);
+        }
+        Ok(())
+    }
+
+    /// Says that old sessions are being replaced, as long as what it returns is kept.
+    pub(super) fn moving(&self) -> Moving<'_> {
+        self.movers.fetch_add(1, Ordering::Relaxed);
+        Moving(self)
     }
 
     pub(super) fn has_below(&self, generation: u64) -> bool {
@@ -207,24 +286,41 @@ impl Sessions {
         Ok(())
     }
 
+    fn spare(&self) -> MutexGuard<'_, Option<Spare>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         // Nothing panics while it is held, and every change leaves it whole.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Somebody replaces old sessions.
+pub(super) struct Moving<'a>(&'a Sessions);
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        if self.0.movers.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        let left = self.0.spare().take();
+        if let Some(spare) = left {
+            self.0.forget(spare.pid);
+        }
+    }
+}
+
 impl Book {
-    fn note(&mut self, pid: i32, username: &str) -> bool {
+    /// The generation of a new session, if it belongs to one that may still be used.
+    fn note(&mut self, pid: i32, username: &str) -> Option<u64> {
         // A static role keeps its name; then its newest password is what counts.
         let mut known = self.logins.range(self.refused_below..).rev();
-        let Some((generation, _)) =
-            known.find(|(_, known)| known.username.expose_secret() == username)
-        else {
-            return false;
-        };
+        let (generation, _) =
+            known.find(|(_, known)| known.username.expose_secret() == username)?;
         self.opened_total += 1;
         self.open.insert(pid, Session { generation: *generation, serial: self.opened_total });
-        true
+        Some(*generation)
     }
 
     fn is_full(&self) -> bool {
@@ -249,22 +345,22 @@ mod tests {
     #[tokio::test]
     async fn a_session_belongs_to_the_login_that_opened_it() {
         let sessions = sessions(&[(1, "a"), (2, "b")]);
-        assert!(sessions.book().note(10, "a") && sessions.book().note(11, "b"));
+        assert!(sessions.book().note(10, "a").is_some() && sessions.book().note(11, "b").is_some());
         assert!(sessions.is_below(10, 2) && !sessions.is_below(11, 2));
-        assert!(!sessions.book().note(12, "stranger"));
+        assert!(sessions.book().note(12, "stranger").is_none());
     }
 
     #[tokio::test]
     async fn nobody_gets_in_with_an_old_login_once_it_was_said_to_be_unused() {
         let sessions = sessions(&[(1, "a"), (2, "b")]);
-        assert!(sessions.book().note(10, "a"));
+        assert!(sessions.book().note(10, "a").is_some());
         assert!(!sessions.close_below(2), "one is open");
-        assert!(sessions.book().note(11, "a"), "and it is still let in");
+        assert!(sessions.book().note(11, "a").is_some(), "and it is still let in");
         sessions.forget(10);
         sessions.forget(11);
         assert!(sessions.close_below(2));
-        assert!(!sessions.book().note(12, "a"));
-        assert!(sessions.book().note(13, "b"));
+        assert!(sessions.book().note(12, "a").is_none());
+        assert!(sessions.book().note(13, "b").is_some());
     }
 
     #[tokio::test]
@@ -283,9 +379,9 @@ mod tests {
     #[tokio::test]
     async fn after_a_cut_no_old_login_gets_in_while_its_sessions_are_still_known() {
         let sessions = sessions(&[(1, "a"), (2, "b")]);
-        assert!(sessions.book().note(10, "a"));
+        assert!(sessions.book().note(10, "a").is_some());
         sessions.refuse_below(2);
-        assert!(!sessions.book().note(11, "a"));
+        assert!(sessions.book().note(11, "a").is_none());
         let below = sessions.below(2);
         assert_eq!(below.into_iter().map(|(_, pids)| pids).collect::<Vec<_>>(), [[10]]);
     }
