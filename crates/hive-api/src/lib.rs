@@ -17,4 +17,7 @@ pub mod orchestrator {
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
 pub mod registry {
     tonic::include_proto!("neural_hive.service_registry");
+
+    /// What server reflection tells of the service: an encoded `FileDescriptorSet`.
+    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("service_registry");
 }

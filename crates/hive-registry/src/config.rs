@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// How long an agent may be silent before it stops being discoverable, unless the configuration says otherwise.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long many agents that fell silent together are kept: longer than most repairs of a network take.
+const FREEZE_MAX: Duration = Duration::from_secs(300);
 
 /// The registry's configuration.
 #[derive(Clone, Debug)]
@@ -16,8 +18,13 @@ pub struct Config {
     /// The SPIFFE Workload API: `SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`, and what else
     /// [`WorkloadConfig::from_strings`] reads.
     pub workload: WorkloadConfig,
-    /// An agent silent for this long is unhealthy (`HIVE_HEARTBEAT_TIMEOUT_MS`, default 15000).
+    /// An agent silent for this long is dead (`HIVE_HEARTBEAT_TIMEOUT_MS`, default 15000); it is suspect at two thirds
+    /// of that, and forgotten at four times as much.
     pub heartbeat_timeout: Duration,
+    /// How long many agents that fell silent together are kept from dying (`HIVE_FREEZE_LIMIT_MS`, default 300000).
+    pub freeze_max: Duration,
+    /// Where metrics are served over plain HTTP at `/metrics` (`HIVE_METRICS_LISTEN`); nowhere by default.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Config {
@@ -27,7 +34,15 @@ impl Config {
         let workload = reader.together(|lookup| WorkloadConfig::from_strings(lookup));
         let heartbeat_timeout =
             reader.or("HIVE_HEARTBEAT_TIMEOUT_MS", HEARTBEAT_TIMEOUT, config::milliseconds);
-        Some(Self { listen: listen?, workload: workload?, heartbeat_timeout })
+        let freeze_max = reader.or("HIVE_FREEZE_LIMIT_MS", FREEZE_MAX, config::milliseconds);
+        let metrics_listen = reader.optional("HIVE_METRICS_LISTEN", str::parse);
+        Some(Self {
+            listen: listen?,
+            workload: workload?,
+            heartbeat_timeout,
+            freeze_max,
+            metrics_listen,
+        })
     }
 }
 

@@ -1,22 +1,35 @@
-//! Who is alive and what they can do: workers register, everybody else asks.
+//! Who is alive and what they can do: agents register, everybody else asks.
 //!
-//! The registry is held in memory alone. One that was restarted answers heartbeats with `NOT_FOUND`, whereupon
-//! workers register again: after one heartbeat interval it knows its agents as before. An agent belongs to the
-//! SPIFFE ID that registered it, and a silent agent is not discoverable.
+//! An agent belongs to the SPIFFE ID that registered it. Membership is kept in a store; heartbeats, questions and
+//! watches are answered from memory, which follows the store. A silent agent is suspect, then dead, then forgotten; the
+//! dead are never offered. When many fall silent together, nobody dies for a while.
 //!
 //! What it deliberately does not know: tickets, plans, and what a capability means.
 //!
 //! ```text
-//!  worker ──Register, Heartbeat──▶ server ──▶ Directory (registration.rs)
-//!  orchestrator ──Discover───────▶ server ──▶ discovery.rs ◀── liveness.rs (time handed in)
+//!  agent ───Register, Heartbeat, Attend──▶ service ──▶ replica: directory, liveness, watch log (no I/O, time handed in)
+//!  others ──Discover, List, Watch, Notify─▶   │            │ changes            ▲ feed
+//!                                             └──▶ node ───┴──────▶ store ──────┘
 //! ```
 
+mod agent;
+mod attend;
+mod bounds;
 mod config;
+mod directory;
 mod discovery;
 mod error;
+mod exposition;
+mod filter;
 mod liveness;
-mod registration;
+mod metrics;
+mod node;
+mod replica;
 mod server;
+mod service;
+mod store;
+mod watch;
+mod watching;
 
 pub use config::Config;
 pub use error::Error;

@@ -85,6 +85,8 @@ impl Heartbeat {
             namespace: NAMESPACE.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             telemetry: Some(self.tally.telemetry()),
+            // Workers may share an identity; a restart is to find the agent that it was.
+            instance_key: self.name.clone(),
             ..Default::default()
         };
         let answer = bounded(self.client.clone().register(request)).await?;

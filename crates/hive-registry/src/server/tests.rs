@@ -3,11 +3,15 @@
 use super::*;
 use hive_api::names::worker_path;
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
+use hive_api::registry::{
+    AgentType, DeregisterRequest, DiscoverAgentsRequest, GetAgentRequest, HeartbeatRequest,
+    ListAgentsRequest, RegisterRequest,
+};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_security::WorkloadConfig;
 use hive_security::connect::{self, Channel};
 use tempfile::TempDir;
-use tonic::Code;
+use tonic::{Code, Response, Status};
 
 /// A registry, and those who call it.
 struct Stack {
@@ -37,6 +41,8 @@ impl Stack {
             listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
             workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
             heartbeat_timeout: Duration::from_secs(15),
+            freeze_max: Duration::from_secs(300),
+            metrics_listen: None,
         };
         let served = tokio::spawn(run(config, ready, stop.clone()));
         let address = format!("https://{}", announced.await.expect("it serves")["address"]);

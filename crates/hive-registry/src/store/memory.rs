@@ -1,0 +1,162 @@
+//! A store that forgets everything with its process.
+
+use super::{Change, Expected, Feed, FeedItem, Revision, Store, StoreError};
+use crate::agent::{AgentId, ReplicaId};
+use prost::bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
+
+/// Items under way to one follower: it reads them as fast as memory is written, so this is only slack.
+const FEED_MAX: usize = 256;
+/// Changes that are remembered for those who come back.
+const CHANGES_MAX: usize = 16_384;
+
+/// Records in memory. Clones are one store.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    latest: watch::Sender<Revision>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<AgentId, (Bytes, Revision)>,
+    changes: VecDeque<(Revision, FeedItem)>,
+    replicas: BTreeSet<ReplicaId>,
+    latest: Revision,
+    /// Changes up to this one are forgotten.
+    oldest: Revision,
+}
+
+impl Memory {
+    /// An empty store with one replica.
+    pub(crate) fn new(replica: ReplicaId) -> Self {
+        let state = State { replicas: [replica].into(), ..State::default() };
+        let latest = watch::Sender::new(Revision(0));
+        Self(Arc::new(Shared { state: Mutex::new(state), latest }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each method changes the state in one step, after every check.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what there is, and then each change, until nobody reads.
+    async fn feed(self, start: Start, items: mpsc::Sender<Result<FeedItem, StoreError>>) {
+        let mut latest = self.0.latest.subscribe();
+        let Start { first, mut at } = start;
+        for item in first {
+            if items.send(Ok(item)).await.is_err() {
+                return;
+            }
+        }
+        loop {
+            let read = self.state().after(at);
+            let changes = match read {
+                Ok(changes) => changes,
+                Err(error) => {
+                    // Nobody may read any more.
+                    _ = items.send(Err(error)).await;
+                    return;
+                }
+            };
+            for (revision, item) in changes {
+                at = revision;
+                if items.send(Ok(item)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                // The sender is ours.
+                changed = latest.wait_for(|latest| *latest > at) => if changed.is_err() { return },
+                () = items.closed() => return,
+            }
+        }
+    }
+}
+
+/// What a feed begins with, and where it goes on.
+struct Start {
+    first: Vec<FeedItem>,
+    at: Revision,
+}
+
+impl State {
+    fn start(&self, from: Option<Revision>) -> Result<Start, StoreError> {
+        let mut first = vec![FeedItem::Replicas(self.replicas.clone())];
+        match from {
+            Some(from) => first.extend(self.after(from)?.into_iter().map(|(_, item)| item)),
+            None => first.extend(self.records.iter().map(|(id, (value, revision))| {
+                FeedItem::Put { id: *id, value: value.clone(), revision: *revision }
+            })),
+        }
+        first.push(FeedItem::InSync { revision: self.latest });
+        Ok(Start { first, at: self.latest })
+    }
+
+    fn after(&self, from: Revision) -> Result<Vec<(Revision, FeedItem)>, StoreError> {
+        if from < self.oldest {
+            return Err(StoreError::Compacted { oldest: self.oldest });
+        }
+        let begin = self.changes.partition_point(|(revision, _)| *revision <= from);
+        Ok(self.changes.iter().skip(begin).cloned().collect())
+    }
+
+    fn apply(&mut self, change: Change) -> Result<Revision, StoreError> {
+        let (id, expected) = match &change {
+            Change::Delete { id, expected } | Change::Put { id, expected, .. } => (*id, *expected),
+        };
+        let at = self.records.get(&id).map(|(_, revision)| *revision);
+        let holds = match expected {
+            Expected::Absent => at.is_none(),
+            Expected::Any => true,
+            Expected::At(revision) => at == Some(revision),
+        };
+        if !holds {
+            return Err(StoreError::Conflict);
+        }
+        let revision = Revision(self.latest.0 + 1);
+        let item = match change {
+            Change::Put { id, value, .. } => {
+                self.records.insert(id, (value.clone(), revision));
+                FeedItem::Put { id, value, revision }
+            }
+            Change::Delete { id, .. } => {
+                let Some((last, _)) = self.records.remove(&id) else {
+                    return Err(StoreError::Conflict);
+                };
+                FeedItem::Delete { id, last, revision }
+            }
+        };
+        self.latest = revision;
+        self.changes.push_back((revision, item));
+        if self.changes.len() > CHANGES_MAX {
+            self.oldest = self.changes.pop_front().map_or(self.oldest, |(revision, _)| revision);
+        }
+        Ok(revision)
+    }
+}
+
+#[tonic::async_trait]
+impl Store for Memory {
+    async fn write(&self, change: Change) -> Result<Revision, StoreError> {
+        let revision = self.state().apply(change)?;
+        self.0.latest.send_if_modified(|latest| {
+            let newer = *latest < revision;
+            *latest = revision.max(*latest);
+            newer
+        });
+        Ok(revision)
+    }
+
+    async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError> {
+        let start = self.state().start(from)?;
+        let (sender, items) = mpsc::channel(FEED_MAX);
+        tokio::spawn(self.clone().feed(start, sender));
+        Ok(Feed::new(items))
+    }
+}

@@ -1,0 +1,108 @@
+//! Where membership is kept: identifiers, bytes and revisions. What an agent is, a store does not know.
+
+mod memory;
+
+pub(crate) use memory::Memory;
+
+use crate::agent::{AgentId, ReplicaId};
+use prost::bytes::Bytes;
+use std::collections::BTreeSet;
+use std::fmt;
+use tokio::sync::mpsc;
+
+/// The number of a change. It grows with each, and all replicas see the same order. A store that begins anew, because
+/// its data was lost, begins with larger numbers than it ever gave, so that nobody resumes in another history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Revision(pub(crate) u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Records with revisions. Each accepted change has a revision of its own.
+#[tonic::async_trait]
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Applies one change durably, and says its revision. Nothing is changed by one that fails with
+    /// [`StoreError::Conflict`]; one that fails otherwise may have been applied. The node gives it a deadline.
+    async fn write(&self, change: Change) -> Result<Revision, StoreError>;
+
+    /// Without `from`: every record, in any order, then [`FeedItem::InSync`], then each change in the order of
+    /// revisions. With `from`: the changes after that revision, with `InSync` once all that there were when it began
+    /// have been sent; [`StoreError::Compacted`] when some of them are not known any more. [`FeedItem::Replicas`]
+    /// comes first, and whenever it changes.
+    async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError>;
+}
+
+/// What is to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Delete { id: AgentId, expected: Expected },
+    Put { id: AgentId, value: Bytes, expected: Expected },
+}
+
+/// What must be true for a change to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// There is no such record.
+    Absent,
+    Any,
+    /// The record was changed last by this revision.
+    At(Revision),
+}
+
+/// What a feed says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FeedItem {
+    /// The record is gone; `last` is what it was.
+    Delete {
+        id: AgentId,
+        last: Bytes,
+        revision: Revision,
+    },
+    /// Every change up to this revision has been sent.
+    InSync {
+        revision: Revision,
+    },
+    Put {
+        id: AgentId,
+        value: Bytes,
+        revision: Revision,
+    },
+    /// The replicas that are present now, all of them.
+    Replicas(BTreeSet<ReplicaId>),
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// Changes up to `oldest` are not known any more.
+    #[error("the store has forgotten the changes up to revision {oldest}")]
+    Compacted { oldest: Revision },
+    /// What was expected is not so.
+    #[error("the record was changed by somebody else")]
+    Conflict,
+    /// The feed was ended by the store; follow it again from where it ended.
+    #[error("the store ended its feed")]
+    Cut,
+    /// The store does not answer, or cannot.
+    #[error("the store does not answer")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a store says, one by one.
+#[derive(Debug)]
+pub(crate) struct Feed(mpsc::Receiver<Result<FeedItem, StoreError>>);
+
+impl Feed {
+    /// A feed that ends with [`StoreError::Cut`] when its sender is dropped.
+    pub(crate) fn new(items: mpsc::Receiver<Result<FeedItem, StoreError>>) -> Self {
+        Self(items)
+    }
+
+    /// The next item. After an error, the feed is over. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<FeedItem, StoreError> {
+        self.0.recv().await.unwrap_or(Err(StoreError::Cut))
+    }
+}

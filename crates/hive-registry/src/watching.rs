@@ -1,0 +1,248 @@
+//! One watch: a snapshot or a way back, then "in sync", then each change.
+//!
+//! A watch reads at its own pace from what all share, so a slow one holds up nobody. One that falls behind what is
+//! kept is told so and ends.
+
+use crate::agent::Agent;
+use crate::agent::AgentId;
+use crate::filter::Filter;
+use crate::node::{Node, now};
+use crate::replica::Now;
+use crate::store::{Feed, FeedItem, Revision, StoreError};
+use crate::watch::{self, Cursor, Event, Lost};
+use prost::bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// Agents that are read at once under the lock, and events that are taken at once from the log.
+const AGENTS_AT_ONCE: usize = 256;
+const EVENTS_AT_ONCE: usize = 64;
+/// How long this replica may take to reach a revision that another one has told already.
+const CATCH_UP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A watch under way. Dropping it ends it.
+pub(crate) struct Watching {
+    node: Arc<Node>,
+    stop: CancellationToken,
+    filter: Filter,
+    phase: Phase,
+    ready: VecDeque<Bytes>,
+    cursor: Cursor,
+}
+
+enum Phase {
+    /// Every agent behind this one is still to be told.
+    Snapshot {
+        after: Option<AgentId>,
+    },
+    /// The store tells what is older than the log.
+    Past {
+        feed: Feed,
+    },
+    /// What the log had when the watch began, and then "in sync".
+    Recent {
+        until: Revision,
+    },
+    Live,
+}
+
+impl Watching {
+    /// Begins with a snapshot, or resumes behind `from`.
+    pub(crate) async fn begin(
+        node: Arc<Node>,
+        stop: CancellationToken,
+        filter: Filter,
+        from: Option<Revision>,
+    ) -> Result<Self, Status> {
+        if let Some(from) = from {
+            caught_up(&node, from).await?;
+        }
+        let (latest, since) = {
+            let log = node.log();
+            (log.latest(), log.since())
+        };
+        let phase = match from {
+            None => Phase::Snapshot { after: None },
+            Some(from) if from >= since => Phase::Recent { until: latest },
+            Some(from) => Phase::Past { feed: past(&node, from).await? },
+        };
+        let cursor = node.log().cursor(from.unwrap_or(latest));
+        node.metrics.watches.up();
+        Ok(Self { node, stop, filter, phase, ready: VecDeque::new(), cursor })
+    }
+
+    /// The next event, encoded. After an error, the watch is over.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, Status> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let stop = self.stop.clone();
+            tokio::select! {
+                progressed = self.progress() => progressed?,
+                () = stop.cancelled() => return Err(self.ended("this replica stops")),
+            }
+        }
+    }
+
+    /// Makes more events ready, or waits until there are some.
+    async fn progress(&mut self) -> Result<(), Status> {
+        match &mut self.phase {
+            Phase::Snapshot { after } => {
+                let after = *after;
+                self.read_agents(after);
+                Ok(())
+            }
+            Phase::Past { feed } => {
+                let item = feed.next().await.map_err(|error| lost_past(&error))?;
+                self.take_past(item)
+            }
+            Phase::Recent { until } => {
+                let until = *until;
+                self.read_recent(until)
+            }
+            Phase::Live => self.read_live().await,
+        }
+    }
+
+    fn read_agents(&mut self, after: Option<AgentId>) {
+        let node = Arc::clone(&self.node);
+        let replica = node.replica();
+        let mut last = None;
+        for known in replica.directory().agents_after(after).take(AGENTS_AT_ONCE) {
+            last = Some(known.agent.id);
+            if self.filter.admits(&known.agent) {
+                let event = watch::snapshot(&known.agent, &known.pulse, known.revision);
+                self.ready.push_back(event);
+            }
+        }
+        self.phase = match last {
+            Some(last) => Phase::Snapshot { after: Some(last) },
+            None => self.synced(),
+        };
+    }
+
+    fn take_past(&mut self, item: FeedItem) -> Result<(), Status> {
+        let Now { wall_s, .. } = now();
+        match item {
+            FeedItem::Put { value, revision, .. } => {
+                // One that cannot be read here was passed over when it was folded, too.
+                let Ok(agent) = Agent::decode(&value) else { return Ok(()) };
+                let event = Event::put(wall_s, revision, Arc::new(agent), None);
+                self.ready.push_back(event.for_resumed_watch(&self.filter));
+                self.cursor.revision = revision;
+            }
+            FeedItem::Delete { last, revision, .. } => {
+                let Ok(agent) = Agent::decode(&last) else { return Ok(()) };
+                let event = Event::delete(wall_s, revision, Arc::new(agent));
+                self.ready.push_back(event.for_resumed_watch(&self.filter));
+                self.cursor.revision = revision;
+            }
+            FeedItem::InSync { revision } => {
+                self.cursor.revision = self.cursor.revision.max(revision);
+                let until = self.node.log().latest();
+                self.phase = Phase::Recent { until };
+            }
+            FeedItem::Replicas(_) => {}
+        }
+        Ok(())
+    }
+
+    fn read_recent(&mut self, until: Revision) -> Result<(), Status> {
+        let events = self.events()?;
+        let over = events.is_empty() || self.cursor.revision >= until;
+        self.admit(&events);
+        if over {
+            self.phase = self.synced();
+        }
+        Ok(())
+    }
+
+    async fn read_live(&mut self) -> Result<(), Status> {
+        // Subscribed first, so that nothing can come in between unseen.
+        let mut folded = self.node.folded();
+        folded.mark_unchanged();
+        let events = self.events()?;
+        self.admit(&events);
+        if events.is_empty() && folded.changed().await.is_err() {
+            return Err(self.ended("this replica stops"));
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, events: &[Event]) {
+        let filter = &self.filter;
+        self.ready.extend(events.iter().filter_map(|event| event.for_watch(filter)));
+    }
+
+    fn events(&mut self) -> Result<Vec<Event>, Status> {
+        let node = Arc::clone(&self.node);
+        let read = node.log().after(&mut self.cursor, EVENTS_AT_ONCE);
+        read.map_err(|lost| match lost {
+            Lost::Reset => Status::out_of_range(
+                "resume_revision: what happened since is not known here; watch again without it",
+            ),
+            Lost::Behind { .. } => {
+                self.node.metrics.slow_watch();
+                self.ended("it fell behind what is kept for watches that are slow")
+            }
+        })
+    }
+
+    /// Says that the watch is in sync, and where.
+    fn synced(&mut self) -> Phase {
+        self.ready.push_back(watch::in_sync(now().wall_s, self.cursor.revision));
+        Phase::Live
+    }
+
+    fn ended(&self, why: &str) -> Status {
+        let resume = match self.phase {
+            Phase::Snapshot { .. } => "watch again".to_owned(),
+            _ => format!("resume with resume_revision {}", self.cursor.revision),
+        };
+        let text = format!("the watch was ended, because {why}; {resume}");
+        if self.stop.is_cancelled() {
+            Status::unavailable(text)
+        } else {
+            Status::resource_exhausted(text)
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.node.metrics.watches.down();
+    }
+}
+
+/// Waits a moment for a revision that another replica may have told.
+async fn caught_up(node: &Node, revision: Revision) -> Result<(), Status> {
+    let mut folded = node.folded();
+    let reached = folded.wait_for(|folded| folded.is_some_and(|folded| folded >= revision));
+    match tokio::time::timeout(CATCH_UP_DEADLINE, reached).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => {
+            let latest = node.log().latest();
+            Err(Status::out_of_range(format!(
+                "resume_revision: {revision} lies in the future, the latest revision is {latest}; watch again \
+                 without it"
+            )))
+        }
+    }
+}
+
+async fn past(node: &Node, from: Revision) -> Result<Feed, Status> {
+    node.store().follow(Some(from)).await.map_err(|error| lost_past(&error))
+}
+
+fn lost_past(error: &StoreError) -> Status {
+    match error {
+        StoreError::Compacted { oldest } => Status::out_of_range(format!(
+            "resume_revision: changes up to {oldest} are not kept any more; watch again without it"
+        )),
+        other => Status::unavailable(format!("{other}; watch again")),
+    }
+}
