@@ -157,6 +157,34 @@ async fn credentials_that_a_holder_cannot_use_are_not_adopted_until_it_can() {
 }
 
 #[tokio::test]
+async fn a_login_that_is_revoked_while_it_is_tried_is_given_up_for_another_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let test = "a_login_that_is_revoked_while_it_is_tried_is_given_up_for_another_at_once";
+    let Some(cluster) = postgres(test, &directory.path().join("pg")).await else { return };
+    let stack = Stack::start(|setup| setup.database = Some(database(&cluster, 600, 3600))).await;
+    let requests = vec![Request::read("ledger", "database/creds/ledger")];
+    let credentials = open(&stack, ROLE, requests, Policy::default()).await;
+    let scribe = Scribe::new();
+    let hold = credentials.hold("ledger", Arc::clone(&scribe) as Arc<dyn Holder>).await;
+    let _hold = hold.expect("it adopts");
+    let first = stack.vault.leases();
+    *scribe.refuses.lock().expect("a lock") = u32::MAX;
+    credentials.rotate().await;
+    let is_refused = async || *scribe.refuses.lock().expect("a lock") < u32::MAX;
+    until("the second is refused", is_refused).await;
+    let leases = || stack.vault.leases().into_iter().filter(|id| !first.contains(id));
+    let second: Vec<_> = leases().collect();
+    assert_eq!(second.len(), 1, "{second:?}");
+    stack.vault.revoke_lease(&second[0]).await.expect("it is revoked");
+    until("a third is issued", || async { leases().any(|id| !second.contains(&id)) }).await;
+    *scribe.refuses.lock().expect("a lock") = 0;
+    until("the third is in use", || async { credentials.status().generation == 3 }).await;
+    credentials.close(DEADLINE).await.expect("all is given back");
+    stack.stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn what_has_no_lease_is_read_again_and_holders_get_what_changed() {
     let stack = Stack::start(|_| {}).await;
     let refresh =

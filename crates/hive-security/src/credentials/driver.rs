@@ -222,10 +222,15 @@ impl Driver {
         for (place, slot) in self.slots.iter().enumerate() {
             let Some(data) = epoch.data.get(&place) else { continue };
             let candidate = slot.candidate(data);
-            trials.extend(slot.holders().iter().map(|held| (Arc::clone(held), candidate.clone())));
+            trials.extend(slot.holders().iter().map(|held| work::Trial {
+                held: Arc::clone(held),
+                candidate: candidate.clone(),
+                lease: self.rotation.lease_id(generation, place).cloned(),
+            }));
         }
+        let lender = work::Lender { issuer: self.issuer.clone(), token: epoch.token.clone() };
         self.jobs.spawn(async move {
-            Outcome::Probed { generation, result: work::probe_all(trials).await }
+            Outcome::Probed { generation, result: work::probe_all(trials, &lender).await }
         });
     }
 

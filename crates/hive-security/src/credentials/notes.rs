@@ -18,18 +18,18 @@ impl Driver {
         result: Result<(), Trouble>,
     ) -> RotationInput {
         self.board.counts.probes.count(result.is_ok());
-        let outcome = result.map_err(|trouble| match trouble {
-            Trouble::Late => Failure::Transient { wait: None },
-            Trouble::Holder(error) => {
-                tracing::warn!(role = self.role(), generation, error = %crate::error::chain(&error), "new credentials were tried in vain");
-                let failure = if error.is_transient() {
-                    Failure::Transient { wait: None }
-                } else {
-                    Failure::Denied
-                };
-                self.causes.insert(Subject::Token, Arc::new(error));
-                failure
-            }
+        let outcome = result.map_err(|trouble| {
+            let (failure, error) = match trouble {
+                Trouble::Gone(error) => (Failure::Gone, error),
+                Trouble::Holder(error) if error.is_transient() => {
+                    (Failure::Transient { wait: None }, error)
+                }
+                Trouble::Holder(error) => (Failure::Denied, error),
+                Trouble::Late => return Failure::Transient { wait: None },
+            };
+            tracing::warn!(role = self.role(), generation, ?failure, error = %crate::error::chain(&error), "new credentials were tried in vain");
+            self.causes.insert(Subject::Token, Arc::new(error));
+            failure
         });
         RotationInput::Probed { generation, outcome, roll: issuer::roll() }
     }

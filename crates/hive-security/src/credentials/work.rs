@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hive_lease::{Generation, Reason};
+use hive_lease::{Generation, LeaseId, Reason};
+use secrecy::SecretString;
 use tokio::time::timeout;
 
 use super::slot::Held;
 use super::{Credential, HolderError, Request};
 use crate::clock::Clock;
 use crate::epoch::Error;
-use crate::issuer::Done;
+use crate::issuer::{Done, Issuer};
 
 /// A connection and a question; whoever needs longer is asked again later.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,18 +32,62 @@ pub(super) enum Outcome {
 
 /// Why a generation was not taken.
 pub(super) enum Trouble {
-    Late,
+    /// Its server refuses it, and Vault does not know its lease any more: somebody has revoked it.
+    Gone(HolderError),
     Holder(HolderError),
+    Late,
 }
 
-pub(super) async fn probe_all(trials: Vec<(Arc<Held>, Credential)>) -> Result<(), Trouble> {
-    let probe = |(held, candidate): (Arc<Held>, Credential)| async move {
-        match timeout(PROBE_DEADLINE, held.probe(&candidate)).await {
-            Ok(result) => result.map_err(Trouble::Holder),
-            Err(_) => Err(Trouble::Late),
-        }
+/// One holder that tries one credential.
+pub(super) struct Trial {
+    pub(super) held: Arc<Held>,
+    pub(super) candidate: Credential,
+    pub(super) lease: Option<LeaseId>,
+}
+
+/// Whose leases are tried.
+pub(super) struct Lender {
+    pub(super) issuer: Issuer,
+    pub(super) token: Option<Arc<SecretString>>,
+}
+
+/// Of several troubles, one that time does not heal.
+pub(super) async fn probe_all(trials: Vec<Trial>, lender: &Lender) -> Result<(), Trouble> {
+    let outcomes = join_all(trials.iter().map(|trial| probe(trial, lender))).await;
+    let troubles = outcomes.into_iter().filter_map(Result::err);
+    troubles.max_by_key(Trouble::is_final).map_or(Ok(()), Err)
+}
+
+async fn probe(trial: &Trial, lender: &Lender) -> Result<(), Trouble> {
+    let Ok(outcome) = timeout(PROBE_DEADLINE, trial.held.probe(&trial.candidate)).await else {
+        return Err(Trouble::Late);
     };
-    join_all(trials.into_iter().map(probe)).await.into_iter().collect()
+    match outcome {
+        Err(error @ HolderError::Refused { .. }) if lender.has_lost(trial).await => {
+            Err(Trouble::Gone(error))
+        }
+        outcome => outcome.map_err(Trouble::Holder),
+    }
+}
+
+impl Lender {
+    /// Until its renewal nobody else would tell.
+    async fn has_lost(&self, trial: &Trial) -> bool {
+        let Some((token, lease)) = self.token.as_ref().zip(trial.lease.as_ref()) else {
+            return false;
+        };
+        self.issuer.has_lost(token, lease).await
+    }
+}
+
+impl Trouble {
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Gone(_) => true,
+            Self::Holder(error) => !error.is_transient(),
+            Self::Late => false,
+        }
+    }
 }
 
 /// Resolves when all have adopted. One that cannot is asked again for as long as this is waited for.

@@ -120,6 +120,11 @@ impl Issuer {
         }
     }
 
+    /// Whether a lease has ended at Vault, or its token has. Only a clear answer counts.
+    pub(crate) async fn has_lost(&self, token: &SecretString, lease: &LeaseId) -> bool {
+        outcome::is_gone(&self.vault, token, lease).await
+    }
+
     async fn try_revoke(&self, target: &Target, token: &SecretString) -> Result<(), VaultError> {
         match target {
             Target::Lease { id, .. } => self.vault.revoke_lease(token, id.as_str()).await,

@@ -1,6 +1,6 @@
 //! What the failure of a call means for the epoch.
 
-use hive_lease::{Failure, Target};
+use hive_lease::{Failure, LeaseId, Target};
 use secrecy::SecretString;
 
 use crate::vault::{VaultClient, VaultError};
@@ -39,9 +39,10 @@ pub(super) async fn of_renewal(
         (VaultError::LeaseGone { .. }, _) => Failure::Gone,
         (VaultError::Denied { .. }, _) => of_denial(vault, token).await,
         (VaultError::Rejected { .. }, Target::Lease { id, .. }) => {
-            match vault.lookup_lease(token, id.as_str()).await {
-                Err(VaultError::LeaseGone { .. }) => Failure::Gone,
-                _ => Failure::Transient { wait: None },
+            if is_gone(vault, token, id).await {
+                Failure::Gone
+            } else {
+                Failure::Transient { wait: None }
             }
         }
         (error, _) if !error.is_transient() => Failure::Denied,
@@ -81,10 +82,20 @@ pub(super) async fn of_revocation(
     }
 }
 
-/// 403 is said both to a token that is dead and to one that lacks a right; only looking at the token tells.
+/// Whether Vault says that it does not know a lease, or the token that it hangs on.
+pub(super) async fn is_gone(vault: &VaultClient, token: &SecretString, lease: &LeaseId) -> bool {
+    match vault.lookup_lease(token, lease.as_str()).await {
+        Err(VaultError::LeaseGone { .. }) => true,
+        Err(VaultError::Denied { .. }) => of_denial(vault, token).await == Failure::Gone,
+        _ => false,
+    }
+}
+
+/// 403 is said both to a token that is dead and to one that lacks a right; only looking at the token tells. One that may
+/// not even look at itself is told so in the words for policies, and so is alive.
 async fn of_denial(vault: &VaultClient, token: &SecretString) -> Failure {
     match vault.lookup_self(token).await {
-        Err(VaultError::Denied { .. }) => Failure::Gone,
+        Err(VaultError::Denied { by_policy: false, .. }) => Failure::Gone,
         Err(error) if error.is_transient() => transient(&error),
         _ => Failure::Denied,
     }
@@ -129,7 +140,8 @@ mod tests {
     #[test]
     fn only_a_404_counts_as_absent() {
         assert_eq!(of_creation(&VaultError::NotFound { operation: operation() }), Failure::Absent);
-        assert_eq!(of_creation(&VaultError::Denied { operation: operation() }), Failure::Denied);
+        let denied = VaultError::Denied { operation: operation(), by_policy: true };
+        assert_eq!(of_creation(&denied), Failure::Denied);
         assert_eq!(
             of_creation(&VaultError::Rejected { operation: operation(), status: 400 }),
             Failure::Denied

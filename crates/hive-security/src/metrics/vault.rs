@@ -77,7 +77,8 @@ mod tests {
     fn the_calls_of_all_clients_are_added_up_and_those_of_a_clone_counted_once() {
         let client = || VaultClient::new(VaultConfig::at("http://127.0.0.1:8200")).unwrap();
         let (one, two) = (client(), client());
-        let denied = VaultError::Denied { operation: "GET secret/data/a".to_owned() };
+        let operation = "GET secret/data/a".to_owned();
+        let denied = VaultError::Denied { operation, by_policy: true };
         one.counts().add(Operation::KvRead, &Ok(()), Duration::from_millis(3));
         one.counts().add(Operation::KvRead, &Err::<(), _>(denied), Duration::from_millis(30));
         two.counts().add(Operation::KvRead, &Ok(()), Duration::from_secs(11));

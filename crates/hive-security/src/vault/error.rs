@@ -13,13 +13,15 @@ pub enum VaultError {
         /// The setting and its fault.
         what: String,
     },
-    /// The token is refused, or the policy does not grant this: only a look at the token itself tells.
+    /// The token is refused, or the policy does not grant this: a look at the token itself tells.
     #[error(
         "Vault refuses {operation} (403): the token is no longer valid, or its policies do not grant this path"
     )]
     Denied {
         /// Method and path.
         operation: String,
+        /// Whether the text is the one for policies, which is said only to a token that Vault knows.
+        by_policy: bool,
     },
     /// The lease is gone.
     #[error("Vault no longer knows the lease ({operation})")]

@@ -31,7 +31,7 @@ pub(super) fn classify(
         400 if text.contains("wrapping token is not valid or does not exist") => {
             VaultError::WrapGone { operation }
         }
-        403 => VaultError::Denied { operation },
+        403 => VaultError::Denied { operation, by_policy: is_of_policy(text) },
         404 => VaultError::NotFound { operation },
         // The database engine says so with 400, although the path is right and the name is missing.
         400 if text.starts_with("unknown role") => VaultError::NotFound { operation },
@@ -103,11 +103,25 @@ mod tests {
     }
 
     #[test]
+    fn a_403_tells_a_token_that_lacks_a_right_from_one_that_is_not_known() {
+        let by_policy = "1 error occurred:\n\t* permission denied\n\n";
+        assert!(matches!(class(403, by_policy), VaultError::Denied { by_policy: true, .. }));
+        for unknown in [
+            "permission denied",
+            "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n",
+            "",
+        ] {
+            let denied = class(403, unknown);
+            assert!(matches!(denied, VaultError::Denied { by_policy: false, .. }), "{unknown}");
+        }
+    }
+
+    #[test]
     fn every_status_has_a_class() {
         let transient = [412, 429, 472, 473, 500, 502, 503, 504, 307];
         assert!(transient.iter().all(|status| class(*status, "").is_transient()));
         assert!(matches!(class(503, "Vault is sealed"), VaultError::Sealed { .. }));
-        assert!(matches!(class(403, ""), VaultError::Denied { .. }));
+        assert!(matches!(class(403, ""), VaultError::Denied { by_policy: false, .. }));
         assert!(matches!(class(404, ""), VaultError::NotFound { .. }));
         assert!(matches!(class(400, "unknown role: x"), VaultError::NotFound { .. }));
         assert!([400, 401, 403, 404, 405].iter().all(|status| !class(*status, "").is_transient()));

@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hive_dev::proxy::{Fault, Proxy, Rule};
 use hive_security::SecretJson;
 use hive_security::clock::Clock;
+use hive_security::credentials::{Credentials, Error, Request, Settings};
 use hive_security::vault::{
-    CertificateRequest, ChildToken, KvRead, VaultClient, VaultConfig, VaultError,
+    CertificateRequest, ChildToken, KvRead, LoginMethod, SecretId, VaultClient, VaultConfig,
+    VaultError,
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use super::World;
@@ -107,6 +109,45 @@ async fn a_child_token_is_bounded_renewed_and_ended() {
     assert!(matches!(gone, Err(VaultError::Denied { .. })), "{gone:?}");
     let root = world.vault.lookup_self(&world.root).await.expect("it lives");
     assert_eq!((root.ttl, root.explicit_ttl_max), (Duration::ZERO, None));
+    world.bao.stop().await;
+}
+
+/// An AppRole whose tokens may revoke themselves and nothing else, and a way to log in with it.
+async fn with_a_narrow_role(world: &World) -> LoginMethod {
+    let policy = r#"path "auth/token/revoke-self" { capabilities = ["update"] }"#;
+    world.write("sys/policies/acl/narrow", json!({ "policy": policy })).await;
+    world.write("sys/auth/approle", json!({ "type": "approle" })).await;
+    let role =
+        json!({ "token_policies": ["narrow"], "token_no_default_policy": true, "token_ttl": 60 });
+    world.write("auth/approle/role/narrow", role).await;
+    let path = "auth/approle/role/narrow";
+    let id = world.vault.read(&world.root, &format!("{path}/role-id")).await.expect("it is there");
+    let (secret, nothing) = (format!("{path}/secret-id"), SecretJson::new(json!({})));
+    let secret = world.vault.write_wrapped(&world.root, &secret, &nothing, MINUTE).await;
+    LoginMethod::AppRole {
+        mount: "approle".to_owned(),
+        role_id: id.data.text("role_id").expect("text").expose_secret().to_owned(),
+        secret_id: SecretId::wrapped("narrow", secret.expect("it is wrapped").token),
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_may_not_even_look_at_itself_is_not_taken_for_a_dead_one() {
+    let world = World::start().await;
+    let login = with_a_narrow_role(&world).await;
+    let token = login.login(&world.vault).await.expect("it may").token;
+    let denied = world.vault.lookup_self(&token).await;
+    assert!(matches!(denied, Err(VaultError::Denied { by_policy: true, .. })), "{denied:?}");
+    let unknown = VaultClient::new(VaultConfig::at(&world.bao.address)).expect("loopback");
+    let unknown = unknown.lookup_self(&SecretString::from("s.unknown")).await;
+    assert!(matches!(unknown, Err(VaultError::Denied { by_policy: false, .. })), "{unknown:?}");
+
+    let proxy = Proxy::before(&world.bao.address, Clock::system()).await.expect("it listens");
+    let vault = VaultClient::new(VaultConfig::at(&proxy.address)).expect("loopback");
+    let requests = vec![Request::read("app", "secret/data/app")];
+    let opened = Credentials::open(vault, login, requests, Settings::default()).await;
+    assert!(matches!(opened, Err(Error::Refused { .. })), "{opened:?}");
+    assert_eq!(proxy.count("POST", "auth/approle/login"), 1, "another login does not help");
     world.bao.stop().await;
 }
 

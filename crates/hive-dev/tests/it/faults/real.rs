@@ -1,15 +1,21 @@
 //! The same faults on a real OpenBao, in real time: what an operator revokes, a crash, a seal.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hive_dev::openbao::OpenBao;
 use hive_security::adapters::sqlx::PgPoolHolder;
-use hive_security::credentials::{Credentials, Error, Request, RotationState, Settings};
+use hive_security::credentials::{
+    Credential, Credentials, Error, Holder, HolderError, Request, RotationState, Settings,
+};
 use hive_security::vault::LoginMethod;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
+use tokio::sync::watch;
 
 use super::load::Load;
 use super::world::{CREDENTIAL, Cluster, ROLE, WORKERS, identity};
@@ -56,6 +62,47 @@ async fn configure(bao: &OpenBao, cluster: &Cluster, keys_url: &str) {
         ),
     ] {
         operate(bao, "POST", path, body).await;
+    }
+}
+
+/// A holder that tries a login only when it is let.
+struct Gate<H> {
+    holder: H,
+    is_open: watch::Sender<bool>,
+    tries: watch::Sender<u64>,
+}
+
+impl<H: Holder> Gate<H> {
+    fn before(holder: H) -> Arc<Self> {
+        let (is_open, tries) = (watch::Sender::new(true), watch::Sender::new(0));
+        Arc::new(Self { holder, is_open, tries })
+    }
+}
+
+impl<H: Holder> Holder for Gate<H> {
+    fn probe<'a>(&'a self, fresh: &'a Credential) -> BoxFuture<'a, Result<(), HolderError>> {
+        async move {
+            self.tries.send_modify(|tries| *tries += 1);
+            let _ = self.is_open.subscribe().wait_for(|is_open| *is_open).await;
+            self.holder.probe(fresh).await
+        }
+        .boxed()
+    }
+
+    fn adopt<'a>(&'a self, fresh: &'a Credential) -> BoxFuture<'a, Result<(), HolderError>> {
+        self.holder.adopt(fresh)
+    }
+
+    fn drained(&self, generation: u64) -> BoxFuture<'_, ()> {
+        self.holder.drained(generation)
+    }
+
+    fn cut(&self, generation: u64) -> BoxFuture<'_, ()> {
+        self.holder.cut(generation)
+    }
+
+    fn withdraw(&self) -> BoxFuture<'_, ()> {
+        self.holder.withdraw()
     }
 }
 
@@ -122,7 +169,8 @@ async fn on_openbao_nothing_fails_when_it_revokes_or_crashes_and_a_seal_closes_i
     let credentials = opened.expect("it opens");
     let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(PATIENCE);
     let pool = PgPoolHolder::new(pool, cluster.postgres.server());
-    let hold = credentials.hold(CREDENTIAL, std::sync::Arc::new(pool.clone())).await;
+    let gate = Gate::before(pool.clone());
+    let hold = credentials.hold(CREDENTIAL, Arc::clone(&gate) as Arc<dyn Holder>).await;
     let _hold = hold.expect("it adopts");
     let load = Load::start_careful(WORKERS, pool.clone(), credentials.clone());
     load.progress(20).await;
@@ -137,6 +185,17 @@ async fn on_openbao_nothing_fails_when_it_revokes_or_crashes_and_a_seal_closes_i
         load.progress(20).await;
         assert!(load.so_far().is_flawless(), "{what}: {:?}", load.so_far());
     }
+    // All of it is revoked while the next login is tried: neither the old nor the new one is of use any more.
+    at_rest(&credentials).await;
+    let (old, tried) = (number(&credentials), *gate.tries.borrow());
+    gate.is_open.send_replace(false);
+    credentials.rotate().await;
+    until("the next is tried", &credentials, || *gate.tries.borrow() > tried).await;
+    revoke(&bao, "prefix", "").await;
+    gate.is_open.send_replace(true);
+    until("another is in use", &credentials, || number(&credentials) > old).await;
+    load.progress(20).await;
+    assert!(load.so_far().is_flawless(), "while it is tried: {:?}", load.so_far());
     bao = bao.restart().await.expect("it comes back");
     load.progress(20).await;
     let old = number(&credentials);
