@@ -2,18 +2,19 @@
 //!
 //! Bounds on addresses are looked at when somebody logs in; all callers are on loopback.
 
+mod secrets;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Map, Value, json};
 
+use self::secrets::{Carried, SecretId, check_blocks, outside};
 use super::cidr;
-use super::clock::rfc3339;
 use super::core::{Core, token_key};
 use super::engine::{Ask, Engine, Login};
-use super::fields;
 use super::reply::{Fault, Reply, random_uuid};
 use super::routes::Verb;
 use super::terms::TokenTerms;
@@ -35,18 +36,6 @@ struct Role {
     /// Zero: it never ends.
     ttl: Duration,
     secrets: BTreeMap<[u8; 32], SecretId>,
-}
-
-/// A secret id is nowhere; this is what is known of it.
-#[derive(Clone)]
-struct SecretId {
-    accessor: String,
-    num_uses: i64,
-    ttl: Duration,
-    created: SystemTime,
-    updated: SystemTime,
-    cidrs: Vec<String>,
-    metadata: BTreeMap<String, String>,
 }
 
 impl Engine for AppRole {
@@ -253,17 +242,22 @@ impl AppRole {
         if !role.bound_cidrs.is_empty() && !cidr::admit(&role.bound_cidrs) {
             return Err(Fault::new(400, outside("role")));
         }
-        let mut metadata = BTreeMap::new();
-        if role.needs_secret {
+        let Carried { mut metadata, token_cidrs } = if role.needs_secret {
             let secret = given("secret_id").ok_or_else(|| Fault::new(400, "missing secret_id"))?;
-            metadata = role.use_secret(secret, ask.wall()).ok_or_else(refused)??;
+            role.use_secret(secret, ask.wall()).ok_or_else(refused)??
+        } else {
+            Carried::default()
+        };
+        let mut terms = role.terms.clone();
+        if !token_cidrs.is_empty() {
+            terms.bound_cidrs = cidr::without_needless_lengths(&token_cidrs);
         }
         metadata.insert("role_name".to_owned(), name.clone());
         Ok(Reply::login(Login {
             display_name: String::new(),
             alias: role.role_id.clone(),
             metadata,
-            terms: role.terms.clone(),
+            terms,
             spiffe_id: None,
             role: name.clone(),
         }))
@@ -288,7 +282,7 @@ impl Role {
         self.needs_secret = ask.flag("bind_secret_id").unwrap_or(self.needs_secret);
         self.bound_cidrs =
             ask.strings("secret_id_bound_cidrs").unwrap_or_else(|| self.bound_cidrs.clone());
-        check_blocks(&self.bound_cidrs)?;
+        check_blocks(&self.bound_cidrs, "CIDR")?;
         self.num_uses = ask.number("secret_id_num_uses")?.unwrap_or(self.num_uses);
         self.ttl = ask.duration("secret_id_ttl")?.unwrap_or(self.ttl);
         if self.num_uses < 0 {
@@ -319,39 +313,6 @@ impl Role {
         Value::Object(data)
     }
 
-    fn new_secret(&self, ask: &Ask<'_>) -> Result<SecretId, Fault> {
-        let refused = |text: &str| Err(Fault::new(400, text));
-        if !self.needs_secret {
-            return refused("bind_secret_id is not set on the role");
-        }
-        let num_uses = match ask.number("num_uses")? {
-            None => self.num_uses,
-            Some(uses) if uses < 0 => return refused("num_uses cannot be negative"),
-            Some(uses) if self.num_uses > 0 && (uses == 0 || uses > self.num_uses) => {
-                return refused("num_uses cannot be higher than the role's secret_id_num_uses");
-            }
-            Some(uses) => uses,
-        };
-        let ttl = match ask.duration("ttl")? {
-            None => self.ttl,
-            Some(ttl) if !self.ttl.is_zero() && (ttl.is_zero() || ttl > self.ttl) => {
-                return refused("ttl cannot be longer than the role's secret_id_ttl");
-            }
-            Some(ttl) => ttl,
-        };
-        let (now, cidrs) = (ask.wall(), ask.strings("cidr_list").unwrap_or_default());
-        check_blocks(&cidrs)?;
-        Ok(SecretId {
-            accessor: random_uuid(),
-            num_uses,
-            ttl,
-            created: now,
-            updated: now,
-            cidrs,
-            metadata: metadata(&ask.call.body)?,
-        })
-    }
-
     fn find(&self, by: &str, asked: &str) -> Option<[u8; 32]> {
         let key = token_key(asked);
         if by == "secret-id" {
@@ -359,26 +320,6 @@ impl Role {
         }
         let mut own = self.secrets.iter();
         own.find(|(_, secret)| secret.accessor == asked).map(|(key, _)| *key)
-    }
-
-    /// What a secret id carries, if it is good; this was one of its uses.
-    fn use_secret(
-        &mut self,
-        id: &str,
-        now: SystemTime,
-    ) -> Option<Result<BTreeMap<String, String>, Fault>> {
-        self.forget_old(now);
-        let key = token_key(id);
-        let secret = self.secrets.get_mut(&key)?;
-        secret.updated = now;
-        let is_inside = secret.cidrs.is_empty() || cidr::admit(&secret.cidrs);
-        let metadata = secret.metadata.clone();
-        match secret.num_uses {
-            0 => {}
-            1 => drop(self.secrets.remove(&key)),
-            _ => secret.num_uses -= 1,
-        }
-        Some(if is_inside { Ok(metadata) } else { Err(Fault::new(400, outside("secret ID"))) })
     }
 
     /// As if nobody had ever set it.
@@ -392,49 +333,6 @@ impl Role {
             other => self.terms.reset(other),
         }
     }
-
-    fn forget_old(&mut self, now: SystemTime) {
-        self.secrets.retain(|_, secret| secret.expires().is_none_or(|end| now < end));
-    }
-}
-
-impl SecretId {
-    fn expires(&self) -> Option<SystemTime> {
-        (!self.ttl.is_zero()).then(|| self.created + self.ttl)
-    }
-
-    fn shown(&self) -> Value {
-        let never = "0001-01-01T00:00:00Z".to_owned();
-        json!({
-            "cidr_list": self.cidrs,
-            "creation_time": rfc3339(self.created),
-            "expiration_time": self.expires().map_or(never, rfc3339),
-            "last_updated_time": rfc3339(self.updated),
-            "metadata": self.metadata,
-            "secret_id_accessor": self.accessor,
-            "secret_id_num_uses": self.num_uses,
-            "secret_id_ttl": self.ttl.as_secs(),
-            "token_bound_cidrs": [],
-        })
-    }
-}
-
-/// It is an object, written as text.
-fn metadata(body: &Map<String, Value>) -> Result<BTreeMap<String, String>, Fault> {
-    let Some(given) = body.get("metadata").filter(|given| !given.is_null()) else {
-        return Ok(BTreeMap::new());
-    };
-    let Some(text) = given.as_str() else {
-        let text = "Field validation failed: error converting input for field \"metadata\": '' expected type 'string', got unconvertible type 'map[string]interface {}'";
-        return Err(Fault::new(400, text));
-    };
-    if text.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let pairs: Option<Map<String, Value>> = serde_json::from_str(text).ok();
-    let text = "failed to parse metadata: failed to parse the input: invalid <key,value> format";
-    let pairs = pairs.ok_or_else(|| Fault::new(400, text))?;
-    Ok(pairs.iter().map(|(name, value)| (name.clone(), fields::shown(value))).collect())
 }
 
 fn required<'a>(ask: &'a Ask<'_>, member: &str) -> Result<&'a str, Fault> {
@@ -444,18 +342,6 @@ fn required<'a>(ask: &'a Ask<'_>, member: &str) -> Result<&'a str, Fault> {
 
 fn no_role(status: u16, name: &str) -> Fault {
     Fault::new(status, format!("role {name:?} does not exist"))
-}
-
-fn check_blocks(blocks: &[String]) -> Result<(), Fault> {
-    let Some(wrong) = blocks.iter().find(|block| !cidr::is_block(block)) else { return Ok(()) };
-    let text = format!("failed to validate CIDR blocks: invalid CIDR address: {wrong}");
-    Err(Fault::listed(500, &text))
-}
-
-/// The real server puts an error that is none at the end.
-fn outside(of: &str) -> String {
-    let caller = cidr::CALLER;
-    format!("source address \"{caller}\" unauthorized by CIDR restrictions on the {of}: %!w(<nil>)")
 }
 
 fn no_accessor(asked: &str) -> String {

@@ -23,6 +23,19 @@ pub(super) fn admit(blocks: &[String]) -> bool {
         .any(|(block, length)| contains(block, length, CALLER))
 }
 
+/// Whether all addresses of the one block are in the other.
+pub(super) fn is_within(inner: &str, outer: &str) -> bool {
+    let both = parse(inner).zip(parse(outer));
+    both.is_some_and(|((address, inner), (block, outer))| {
+        outer <= inner && contains(block, outer, address)
+    })
+}
+
+/// One address is shown without its length.
+pub(super) fn without_needless_lengths(blocks: &[String]) -> Vec<String> {
+    blocks.iter().map(|text| text.strip_suffix("/32").unwrap_or(text).to_owned()).collect()
+}
+
 /// An address alone is the block of itself.
 fn parse(text: &str) -> Option<(IpAddr, u32)> {
     let (address, length) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
@@ -58,6 +71,16 @@ mod tests {
         }
         for block in ["10.9.8.0/24", "127.0.0.2", "127.0.0.2/32", "::1/128", "::/0", "nonsense"] {
             assert!(!admits(block), "{block}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_within_those_that_are_not_smaller() {
+        for (inner, outer) in [("10.1.0.0/16", "10.0.0.0/8"), ("10.0.0.1", "10.0.0.1/32")] {
+            assert!(is_within(inner, outer), "{inner} in {outer}");
+        }
+        for (inner, outer) in [("10.0.0.0/8", "10.1.0.0/16"), ("11.0.0.0/16", "10.0.0.0/8")] {
+            assert!(!is_within(inner, outer), "{inner} in {outer}");
         }
     }
 

@@ -72,20 +72,29 @@ async fn renew(ask: &Ask<'_>, in_path: &str) -> Result<Reply, Fault> {
     Ok(Reply::lease(Value::Null, facts, warning.into_iter().collect()))
 }
 
-/// Idempotent. With `sync` it waits, and the failure is the caller's; without, it is tried again.
+/// Idempotent. Unless `sync` is false it waits, and the failure is the caller's; else it is tried again.
 async fn revoke(ask: &Ask<'_>, in_path: &str) -> Result<Reply, Fault> {
     let id = wanted(ask, in_path)?;
     let core = Arc::clone(ask.core);
-    if ask.flag("sync") == Some(true) {
-        let work = tokio::spawn(async move { core.end_lease_now(&id).await });
-        return match work.await {
-            Ok(Ok(())) => Ok(Reply::Empty),
-            Ok(Err(why)) => Err(Fault::new(400, format!("failed to revoke entry: {why}"))),
-            Err(_) => Err(Fault::internal()),
-        };
+    if !is_waited_for(ask) {
+        tokio::spawn(async move { core.end_lease(id, "lease_revoked").await });
+        return Ok(begun());
     }
-    tokio::spawn(async move { core.end_lease(id, "lease_revoked").await });
-    Ok(Reply::Empty)
+    let work = tokio::spawn(async move { core.end_lease_now(&id).await });
+    match work.await {
+        Ok(Ok(())) => Ok(Reply::Empty),
+        Ok(Err(why)) => Err(Fault::new(400, format!("failed to revoke entry: {why}"))),
+        Err(_) => Err(Fault::internal()),
+    }
+}
+
+fn is_waited_for(ask: &Ask<'_>) -> bool {
+    ask.flag("sync") != Some(false)
+}
+
+/// What goes on behind the answer.
+fn begun() -> Reply {
+    Reply::Raw { status: 202, content_type: "application/json", body: Vec::new() }
 }
 
 async fn revoke_prefix(ask: &Ask<'_>, prefix: &str, force: bool) -> Result<Reply, Fault> {
@@ -94,28 +103,34 @@ async fn revoke_prefix(ask: &Ask<'_>, prefix: &str, force: bool) -> Result<Reply
         return Err(Fault::new(400, "prefix must be specified"));
     }
     let (leases, tokens) = below(ask, &format!("{prefix}/"), force);
-    let sync = force || ask.flag("sync") == Some(true);
+    let is_waited_for = force || is_waited_for(ask);
     let core = Arc::clone(ask.core);
     let work = tokio::spawn(async move {
-        let mut failures = Vec::new();
-        for id in leases {
-            match (force, sync) {
+        let all = leases.len() + tokens.len();
+        for (at, id) in leases.into_iter().enumerate() {
+            match (force, is_waited_for) {
                 (true, _) => core.force_lease(&id).await,
-                (_, true) => failures.extend(core.end_lease_now(&id).await.err()),
+                // The first failure is the end of it, as on the real server.
+                (_, true) => core.end_lease_now(&id).await.map_err(|why| {
+                    format!(
+                        "failed to revoke {id:?} ({} / {all}): failed to revoke entry: {why}",
+                        at + 1
+                    )
+                })?,
                 _ => core.end_lease(id, "lease_revoked").await,
             }
         }
         for key in tokens {
             let _ = core.revoke_token(key, "token_revoked").await;
         }
-        failures.into_iter().next()
+        Ok::<_, String>(())
     });
-    if !sync {
-        return Ok(Reply::Empty);
+    if !is_waited_for {
+        return Ok(begun());
     }
     match work.await {
-        Ok(None) => Ok(Reply::Empty),
-        Ok(Some(why)) => Err(Fault::new(400, format!("failed to revoke entry: {why}"))),
+        Ok(Ok(())) => Ok(Reply::Empty),
+        Ok(Err(why)) => Err(Fault::new(400, why)),
         Err(_) => Err(Fault::internal()),
     }
 }

@@ -136,16 +136,8 @@ impl TokenTerms {
         if let Some(policies) = ask.strings("token_policies").or_else(|| ask.strings("policies")) {
             self.policies = policies.iter().map(|policy| policy.to_lowercase()).collect();
         }
-        if let Some(blocks) = ask.strings("token_bound_cidrs") {
-            if let Some(wrong) = blocks.iter().find(|block| !cidr::is_address(block)) {
-                let text = format!(
-                    "error parsing address {wrong:?}: Unable to convert {wrong:?} to an IPv4 or IPv6 address, or a UNIX Socket"
-                );
-                return Err(Fault::new(400, text));
-            }
-            // One address is shown without its length.
-            let own = |text: &String| text.strip_suffix("/32").unwrap_or(text).to_owned();
-            self.bound_cidrs = blocks.iter().map(own).collect();
+        if let Some(blocks) = bound_cidrs(ask, "token_bound_cidrs")? {
+            self.bound_cidrs = blocks;
         }
         self.num_uses = ask.number("token_num_uses")?.unwrap_or(self.num_uses);
         self.no_default_policy =
@@ -212,6 +204,18 @@ impl TokenTerms {
         });
         data.extend(fields.as_object().cloned().unwrap_or_default());
     }
+}
+
+/// The blocks of addresses in this member, if it is there.
+pub(super) fn bound_cidrs(ask: &Ask<'_>, member: &str) -> Result<Option<Vec<String>>, Fault> {
+    let Some(blocks) = ask.strings(member) else { return Ok(None) };
+    if let Some(wrong) = blocks.iter().find(|block| !cidr::is_address(block)) {
+        let text = format!(
+            "error parsing address {wrong:?}: Unable to convert {wrong:?} to an IPv4 or IPv6 address, or a UNIX Socket"
+        );
+        return Err(Fault::new(400, text));
+    }
+    Ok(Some(cidr::without_needless_lengths(&blocks)))
 }
 
 fn token_kind(text: &str) -> Result<TokenKind, Fault> {

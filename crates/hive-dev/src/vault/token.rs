@@ -15,7 +15,7 @@ use super::policy::RESPONSE_WRAPPING;
 use super::reply::{Fault, Reply};
 use super::routes::Verb;
 use super::setup::Capability;
-use super::terms::{Span, cap_warning};
+use super::terms::{Span, bound_cidrs, cap_warning};
 use super::tokens::{Token, TokenKey, sorted};
 
 /// The mount of every namespace that needs no login, for it is where tokens come from.
@@ -31,6 +31,9 @@ struct Role {
     period: Duration,
     explicit_max_ttl: Duration,
     no_default_policy: bool,
+    bound_cidrs: Vec<String>,
+    /// They were given by their old name, which is shown to who used that.
+    has_old_cidrs: bool,
 }
 
 impl Engine for Tokens {
@@ -114,9 +117,9 @@ impl Tokens {
             }
             Verb::Write => {
                 let mut role = self.roles().get(name).cloned().unwrap_or_default();
-                role.read(ask)?;
+                let warning = role.read(ask)?;
                 self.roles().insert(name.to_owned(), role);
-                Ok(Reply::Empty)
+                Ok(warning.map_or(Reply::Empty, |text| Reply::warning(200, text)))
             }
             _ => Err(Fault::unsupported()),
         }
@@ -124,7 +127,8 @@ impl Tokens {
 }
 
 impl Role {
-    fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
+    /// Takes over what the body says. The answer is a remark, if there is one.
+    fn read(&mut self, ask: &Ask<'_>) -> Result<Option<&'static str>, Fault> {
         let either = |new: &str, old: &str| Ok(ask.duration(new)?.or(ask.duration(old)?));
         self.allowed_policies =
             ask.strings("allowed_policies").unwrap_or_else(|| self.allowed_policies.clone());
@@ -135,11 +139,29 @@ impl Role {
             either("token_explicit_max_ttl", "explicit_max_ttl")?.unwrap_or(self.explicit_max_ttl);
         self.no_default_policy =
             ask.flag("token_no_default_policy").unwrap_or(self.no_default_policy);
-        Ok(())
+        self.bind(ask)
+    }
+
+    fn bind(&mut self, ask: &Ask<'_>) -> Result<Option<&'static str>, Fault> {
+        let blocks = |member: &str, what: &str| {
+            let of_role = |fault: Fault| {
+                let why = fault.errors.concat();
+                Fault::new(fault.status, format!("error parsing {what}: {why}"))
+            };
+            bound_cidrs(ask, member).map_err(of_role)
+        };
+        let new = blocks("token_bound_cidrs", "role fields")?;
+        let old = blocks("bound_cidrs", "bound_cidrs")?;
+        let are_both = new.is_some() && old.is_some();
+        if new.is_some() || old.is_some() {
+            self.has_old_cidrs = new.is_none();
+            self.bound_cidrs = new.or(old).unwrap_or_default();
+        }
+        Ok(are_both.then_some(OLD_CIDRS))
     }
 
     fn facts(&self, name: &str) -> Reply {
-        Reply::data(json!({
+        let mut facts = json!({
             "allowed_entity_aliases": null,
             "allowed_policies": self.allowed_policies,
             "allowed_policies_glob": [],
@@ -156,9 +178,18 @@ impl Role {
             "token_no_default_policy": self.no_default_policy,
             "token_period": self.period.as_secs(),
             "token_type": "default-service",
-        }))
+        });
+        if !self.bound_cidrs.is_empty() {
+            facts["token_bound_cidrs"] = json!(self.bound_cidrs);
+            if self.has_old_cidrs {
+                facts["bound_cidrs"] = json!(self.bound_cidrs);
+            }
+        }
+        Reply::data(facts)
     }
 }
+
+const OLD_CIDRS: &str = "Both 'token_bound_cidrs' and deprecated 'bound_cidrs' value supplied, ignoring the deprecated value";
 
 fn refused(text: &str) -> Fault {
     Fault::new(400, text)
@@ -218,6 +249,7 @@ fn describe(
         let own = |given: Duration, own: Duration| if own.is_zero() { given } else { own };
         token.period = own(token.period, role.period);
         token.explicit_max_ttl = own(token.explicit_max_ttl, role.explicit_max_ttl);
+        token.bound_cidrs.clone_from(&role.bound_cidrs);
     }
     let renewable = role.and_then(|role| role.renewable).unwrap_or(true);
     token.renewable = !token.is_batch && renewable && ask.flag("renewable").unwrap_or(true);
@@ -306,7 +338,9 @@ fn set_span(ask: &Ask<'_>, token: &mut Token) -> Result<Option<String>, Fault> {
     let clock = &ask.core.clock;
     let explicit = Some(token.explicit_max_ttl).filter(|explicit| !explicit.is_zero());
     if token.is_root() && asked.is_none() && explicit.is_none() && token.period.is_zero() {
+        // What never ends is bound to no place either, so that nobody locks himself out.
         token.renewable = false;
+        token.bound_cidrs.clear();
         return Ok(None);
     }
     if !token.period.is_zero() {
