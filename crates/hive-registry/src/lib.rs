@@ -30,6 +30,7 @@ mod service;
 mod store;
 mod watch;
 mod watching;
+mod wire;
 
 pub use config::Config;
 pub use error::Error;

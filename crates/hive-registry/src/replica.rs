@@ -8,7 +8,7 @@ use crate::bounds::{self, AGENTS_MAX, AGENTS_OF_OWNER_MAX, Refused};
 use crate::directory::{Directory, Known};
 use crate::liveness::{Decision, Liveness, Rules, Vital};
 use crate::store::{Change, Expected, FeedItem, Revision};
-use crate::watch::{EVENTS_MAX, Event, WatchLog};
+use crate::watch::{Event, WatchLog};
 use hive_api::registry::{AgentTelemetry, EventType};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -65,12 +65,13 @@ pub(crate) enum Registering {
 }
 
 impl Replica {
-    pub(crate) fn new(now: Instant, me: ReplicaId, rules: Rules) -> Self {
+    /// A replica that keeps this many events for watches.
+    pub(crate) fn new(now: Instant, me: ReplicaId, rules: Rules, events_max: usize) -> Self {
         Self {
             me,
             directory: Directory::default(),
             liveness: Liveness::new(now, rules),
-            log: Arc::new(RwLock::new(WatchLog::new(EVENTS_MAX))),
+            log: Arc::new(RwLock::new(WatchLog::new(events_max))),
             replicas: BTreeSet::new(),
             snapshot: None,
             heard: BTreeSet::new(),
@@ -380,4 +381,4 @@ fn decoded(id: AgentId, value: &[u8]) -> Result<Arc<Agent>, String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

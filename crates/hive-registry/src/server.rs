@@ -7,6 +7,7 @@ use crate::node::{Node, now};
 use crate::replica::Replica;
 use crate::service::Registry;
 use crate::store::{Memory, Store};
+use crate::wire::Wire;
 use crate::{Config, Error, exposition};
 use hive_api::names::{OPERATOR, ORCHESTRATOR, Party, REGISTRY, WORKERS};
 use hive_api::registry::DESCRIPTORS;
@@ -32,10 +33,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls under way on one connection, at most: a host has a stream for each of its agents, and its heartbeats.
 const STREAMS_MAX: u32 = 1_024;
-/// A registration is a few kilobytes at most, and a thousand heartbeats are a hundred.
-const REQUEST_BYTES_MAX: usize = 256 * 1024;
-/// What a gRPC client accepts by default.
-const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Events and changes that are kept for watches that are slow or come back: more than a fleet of a thousand causes when
+/// all of it starts anew, in about ten megabytes.
+const EVENTS_MAX: usize = 16_384;
 
 /// Who may call which method. Whatever is not named here nobody may call.
 const POLICY: [(&str, &[Party]); 10] = [
@@ -58,7 +58,7 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     let (workload, upkeep) = Workload::attach(identity).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let replica = ReplicaId::new(&format!("{:032x}", rand::random::<u128>()));
-    let store = Arc::new(Memory::new(replica.clone()));
+    let store = Arc::new(Memory::new(replica.clone(), EVENTS_MAX));
     let served = serve_until(config, &workload, replica, store, ready, stop).await;
     upkeep.abort();
     served
@@ -75,7 +75,7 @@ async fn serve_until(
     let refused = |source| Error::Listen { address: config.listen, source };
     let (listener, address) = listen(config.listen).await.map_err(refused)?;
     let rules = Rules::new(config.heartbeat_timeout, config.freeze_max);
-    let node = Node::new(Replica::new(now().monotonic, replica, rules), store);
+    let node = Node::new(Replica::new(now().monotonic, replica, rules, EVENTS_MAX), store);
     let registry = Registry {
         node: Arc::clone(&node),
         desk: Arc::new(Desk::default()),
@@ -110,11 +110,7 @@ async fn serve_until(
         .add_service(health_service)
         .add_service(reflection().build_v1().expect("the descriptors are the compiler's"))
         .add_service(reflection().build_v1alpha().expect("the descriptors are the compiler's"))
-        .add_service(
-            ServiceRegistryServer::new(registry)
-                .max_decoding_message_size(REQUEST_BYTES_MAX)
-                .max_encoding_message_size(RESPONSE_BYTES_MAX),
-        )
+        .add_service(Wire::new(registry))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let synced = async {
         // The sender is the node's, which lives as long as this function.

@@ -9,8 +9,6 @@ use prost::bytes::{BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Events that are kept: more than a fleet of a thousand causes when all of it starts anew, in about ten megabytes.
-pub(crate) const EVENTS_MAX: usize = 16_384;
 /// `left = true` as it is written behind an encoded event: field 5, a varint, 1.
 const LEFT: [u8; 2] = [0x28, 0x01];
 

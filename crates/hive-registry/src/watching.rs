@@ -246,3 +246,6 @@ fn lost_past(error: &StoreError) -> Status {
         other => Status::unavailable(format!("{other}; watch again")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ impl World {
     fn new() -> Self {
         let start = Instant::now();
         let rules = Rules::new(TIMEOUT, Duration::from_secs(300));
-        let mut replica = Replica::new(start, ReplicaId::new("r1"), rules);
+        let mut replica = Replica::new(start, ReplicaId::new("r1"), rules, 1_000);
         let now = Now { monotonic: start, wall_s: 0 };
         replica.begin_snapshot();
         let replicas = [ReplicaId::new("r1"), ReplicaId::new("r2")].into();

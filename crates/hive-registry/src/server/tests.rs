@@ -1,60 +1,89 @@
 //! The service on real wires: a development authority, mutual TLS, and callers with identities of their own.
 
+mod access;
+mod input;
+mod streams;
+
 use super::*;
 use hive_api::names::worker_path;
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{
-    AgentType, DeregisterRequest, DiscoverAgentsRequest, GetAgentRequest, HeartbeatRequest,
-    ListAgentsRequest, RegisterRequest,
+    DeregisterRequest, DiscoverAgentsRequest, GetAgentRequest, HeartbeatManyRequest,
+    HeartbeatRequest, ListAgentsRequest, RegisterRequest,
 };
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_security::WorkloadConfig;
 use hive_security::connect::{self, Channel};
+use std::collections::BTreeSet;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
+
+type Client = ServiceRegistryClient<Channel>;
 
 /// A registry, and those who call it.
 struct Stack {
-    _authority: Authority,
+    authority: Authority,
     _directory: TempDir,
-    operator: ServiceRegistryClient<Channel>,
-    worker: ServiceRegistryClient<Channel>,
-    other: ServiceRegistryClient<Channel>,
+    address: String,
+    operator: Client,
+    worker: Client,
+    worker_channel: Channel,
+    other: Client,
     stop: CancellationToken,
-    served: tokio::task::JoinHandle<Result<(), Error>>,
+    served: JoinHandle<Result<(), Error>>,
 }
 
 impl Stack {
     async fn start() -> Self {
-        let directory = TempDir::new().expect("a directory");
-        let socket = directory.path().join("api.sock");
-        let authority = Authority::start(AuthorityConfig::new(socket)).await.expect("it starts");
+        let (authority, directory) = authority().await;
+        Self::under(authority, directory).await
+    }
+
+    /// Serves until the end of the test; from here on, this process is the registry.
+    async fn under(authority: Authority, directory: TempDir) -> Self {
         let operator = caller(&authority, OPERATOR.path).await;
         let worker = caller(&authority, &worker_path("w1")).await;
         let other = caller(&authority, &worker_path("w2")).await;
-        authority
-            .add_entry(Entry::of_process(REGISTRY.path, std::process::id()))
-            .expect("an entry");
+        let server = Entry::of_process(REGISTRY.path, std::process::id());
+        authority.add_entry(server).expect("an entry");
         let (ready, announced) = Ready::channel();
         let stop = CancellationToken::new();
-        let config = Config {
-            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-            workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
-            heartbeat_timeout: Duration::from_secs(15),
-            freeze_max: Duration::from_secs(300),
-            metrics_listen: None,
-        };
-        let served = tokio::spawn(run(config, ready, stop.clone()));
+        let served = tokio::spawn(run(config(&authority), ready, stop.clone()));
         let address = format!("https://{}", announced.await.expect("it serves")["address"]);
         Self {
             operator: client(&operator, &address),
             worker: client(&worker, &address),
+            worker_channel: channel(&worker, &address),
             other: client(&other, &address),
-            _authority: authority,
+            authority,
             _directory: directory,
+            address,
             stop,
             served,
         }
+    }
+
+    async fn registered(&mut self, key: &str) -> String {
+        let request = RegisterRequest { instance_key: key.to_owned(), ..able(&["BUILD"]) };
+        self.worker.register(request).await.expect("it is allowed").into_inner().agent_id
+    }
+}
+
+async fn authority() -> (Authority, TempDir) {
+    let directory = TempDir::new().expect("a directory");
+    let socket = directory.path().join("api.sock");
+    let authority = Authority::start(AuthorityConfig::new(socket)).await.expect("it starts");
+    (authority, directory)
+}
+
+fn config(authority: &Authority) -> Config {
+    Config {
+        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
+        heartbeat_timeout: Duration::from_secs(15),
+        freeze_max: Duration::from_secs(300),
+        metrics_listen: None,
     }
 }
 
@@ -71,17 +100,20 @@ async fn caller(authority: &Authority, path: &str) -> Workload {
     workload
 }
 
-fn client(workload: &Workload, address: &str) -> ServiceRegistryClient<Channel> {
+fn client(workload: &Workload, address: &str) -> Client {
+    ServiceRegistryClient::new(channel(workload, address))
+}
+
+fn channel(workload: &Workload, address: &str) -> Channel {
     let trust_domain = workload.trust_domain();
     let server = IdPattern::in_trust_domain(&trust_domain, REGISTRY.path).expect("a pattern");
     let audience = Audience::of_service(REGISTRY.name, &trust_domain).expect("a name");
-    let channel = connect::channel(workload, address, server, audience).expect("an address");
-    ServiceRegistryClient::new(channel)
+    connect::channel(workload, address, server, audience).expect("an address")
 }
 
 fn able(capabilities: &[&str]) -> RegisterRequest {
     let capabilities = capabilities.iter().map(ToString::to_string).collect();
-    RegisterRequest { agent_type: AgentType::Worker.into(), capabilities, ..Default::default() }
+    RegisterRequest { agent_type: 1, capabilities, ..Default::default() }
 }
 
 fn wanted(capability: &str) -> DiscoverAgentsRequest {
@@ -94,9 +126,10 @@ fn code<T>(answer: Result<Response<T>, Status>) -> Code {
 
 #[tokio::test]
 async fn a_worker_registers_and_is_found_until_it_leaves() {
-    let Stack { mut operator, mut worker, stop, served, _authority, .. } = Stack::start().await;
+    let Stack { mut operator, mut worker, stop, served, authority, .. } = Stack::start().await;
     let registered = worker.register(able(&["BUILD"])).await.expect("it is allowed").into_inner();
     assert_eq!(registered.registration_token, "");
+    assert_eq!(registered.lease_duration_ms, 15_000);
     let found = operator.discover_agents(wanted("BUILD")).await.expect("allowed").into_inner();
     assert!(found.ranked && found.agents.len() == 1);
     assert!(found.agents[0].spiffe_id.ends_with("/worker-agents/w1"), "{:?}", found.agents);
@@ -113,32 +146,73 @@ async fn a_worker_registers_and_is_found_until_it_leaves() {
     assert!(listed.into_inner().agents.is_empty());
     stop.cancel();
     assert!(served.await.expect("no panic").is_ok());
+    authority.stop().await;
 }
 
 #[tokio::test]
-async fn each_caller_may_do_what_the_policy_says_and_no_more() {
-    let Stack { mut operator, mut worker, mut other, _authority, .. } = Stack::start().await;
-    assert_eq!(code(operator.register(able(&["BUILD"])).await), Code::PermissionDenied);
-    let registered = worker.register(able(&["BUILD"])).await.expect("it is allowed");
-    let agent_id = registered.into_inner().agent_id;
-    let stolen = HeartbeatRequest { agent_id: agent_id.clone(), telemetry: None };
-    assert_eq!(code(other.heartbeat(stolen).await), Code::PermissionDenied);
-    assert_eq!(
-        code(other.deregister(DeregisterRequest { agent_id }).await),
-        Code::PermissionDenied
-    );
-    assert_eq!(code(other.discover_agents(wanted("BUILD")).await), Code::Ok);
-}
-
-#[tokio::test]
-async fn bad_input_is_named_in_the_answer() {
+async fn registering_again_with_the_same_key_is_the_same_agent_and_without_one_another() {
     let mut stack = Stack::start().await;
-    let nameless = stack.worker.register(able(&[])).await.expect_err("no capability");
-    assert_eq!(nameless.code(), Code::InvalidArgument);
-    assert!(nameless.message().contains("capabilities"), "{nameless}");
-    let malformed = GetAgentRequest { agent_id: "w1".to_owned() };
-    assert_eq!(code(stack.operator.get_agent(malformed).await), Code::InvalidArgument);
-    let filters = [("colour".to_owned(), "red".to_owned())].into();
-    let filtered = DiscoverAgentsRequest { filters, ..wanted("BUILD") };
-    assert_eq!(code(stack.operator.discover_agents(filtered).await), Code::InvalidArgument);
+    let first = stack.registered("pod-1").await;
+    assert_eq!(stack.registered("pod-1").await, first);
+    assert_ne!(stack.registered("pod-2").await, first);
+    let (one, two) = (stack.registered("").await, stack.registered("").await);
+    assert_ne!(one, two);
+    let theirs = RegisterRequest { instance_key: "pod-1".to_owned(), ..able(&["BUILD"]) };
+    let theirs = stack.other.register(theirs).await.expect("it is allowed").into_inner();
+    assert_ne!(theirs.agent_id, first, "another owner's key is another agent");
+    let listed = stack.operator.list_agents(ListAgentsRequest::default()).await.expect("allowed");
+    assert_eq!(listed.into_inner().agents.len(), 5);
+}
+
+#[tokio::test]
+async fn an_agent_obeys_its_owner_only() {
+    let mut stack = Stack::start().await;
+    let agent_id = stack.registered("pod-1").await;
+    let stolen = HeartbeatRequest { agent_id: agent_id.clone(), telemetry: None };
+    assert_eq!(code(stack.other.heartbeat(stolen.clone()).await), Code::PermissionDenied);
+    let many = HeartbeatManyRequest { heartbeats: vec![stolen] };
+    let results = stack.other.heartbeat_many(many).await.expect("each has its answer");
+    assert_eq!(results.into_inner().results[0].code, Code::PermissionDenied as i32);
+    let left = DeregisterRequest { agent_id: agent_id.clone() };
+    assert_eq!(code(stack.other.deregister(left).await), Code::PermissionDenied);
+    let attend = hive_api::registry::AttendRequest { agent_id, acknowledged: 0 };
+    let attended = stack.other.attend(tokio_stream::once(attend)).await;
+    assert_eq!(code(attended), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn many_heartbeats_have_one_answer_each() {
+    let mut stack = Stack::start().await;
+    let heartbeats = [stack.registered("a").await, "w1".to_owned(), stack.registered("b").await]
+        .map(|agent_id| HeartbeatRequest { agent_id, telemetry: None });
+    let request = HeartbeatManyRequest { heartbeats: heartbeats.into() };
+    let results = stack.worker.heartbeat_many(request).await.expect("allowed").into_inner().results;
+    let codes: Vec<i32> = results.iter().map(|result| result.code).collect();
+    assert_eq!(codes, [Code::Ok as i32, Code::InvalidArgument as i32, Code::Ok as i32]);
+    assert!(results[1].error.starts_with("agent_id: "), "{results:?}");
+    let heartbeats = vec![HeartbeatRequest::default(); 1_001];
+    let too_many = stack.worker.heartbeat_many(HeartbeatManyRequest { heartbeats }).await;
+    assert_eq!(code(too_many), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_list_comes_in_pages_that_miss_and_repeat_nobody() {
+    let mut stack = Stack::start().await;
+    let mut registered = BTreeSet::new();
+    for number in 0..7 {
+        registered.insert(stack.registered(&format!("pod-{number}")).await);
+    }
+    let (mut listed, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request = ListAgentsRequest { page_size: 3, page_token, ..Default::default() };
+        let page = stack.operator.list_agents(request).await.expect("allowed").into_inner();
+        pages += 1;
+        listed.extend(page.agents.into_iter().map(|agent| agent.agent_id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!((pages, listed.len()), (3, 7));
+    assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), registered);
 }

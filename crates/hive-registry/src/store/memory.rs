@@ -9,8 +9,6 @@ use tokio::sync::{mpsc, watch};
 
 /// Items under way to one follower: it reads them as fast as memory is written, so this is only slack.
 const FEED_MAX: usize = 256;
-/// Changes that are remembered for those who come back.
-const CHANGES_MAX: usize = 16_384;
 
 /// Records in memory. Clones are one store.
 #[derive(Clone, Debug)]
@@ -19,6 +17,7 @@ pub(crate) struct Memory(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    changes_max: usize,
     latest: watch::Sender<Revision>,
 }
 
@@ -33,11 +32,11 @@ struct State {
 }
 
 impl Memory {
-    /// An empty store with one replica.
-    pub(crate) fn new(replica: ReplicaId) -> Self {
+    /// An empty store with one replica, which remembers this many changes for those who come back.
+    pub(crate) fn new(replica: ReplicaId, changes_max: usize) -> Self {
         let state = State { replicas: [replica].into(), ..State::default() };
         let latest = watch::Sender::new(Revision(0));
-        Self(Arc::new(Shared { state: Mutex::new(state), latest }))
+        Self(Arc::new(Shared { state: Mutex::new(state), changes_max, latest }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,17 +133,25 @@ impl State {
         };
         self.latest = revision;
         self.changes.push_back((revision, item));
-        if self.changes.len() > CHANGES_MAX {
+        Ok(revision)
+    }
+
+    fn forget(&mut self, changes_max: usize) {
+        while self.changes.len() > changes_max {
             self.oldest = self.changes.pop_front().map_or(self.oldest, |(revision, _)| revision);
         }
-        Ok(revision)
     }
 }
 
 #[tonic::async_trait]
 impl Store for Memory {
     async fn write(&self, change: Change) -> Result<Revision, StoreError> {
-        let revision = self.state().apply(change)?;
+        let revision = {
+            let mut state = self.state();
+            let revision = state.apply(change)?;
+            state.forget(self.0.changes_max);
+            revision
+        };
         self.0.latest.send_if_modified(|latest| {
             let newer = *latest < revision;
             *latest = revision.max(*latest);
