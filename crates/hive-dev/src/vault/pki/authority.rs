@@ -1,4 +1,4 @@
-//! The authority itself: a self-signed certificate and its key.
+//! An authority: a certificate, and the key for it if that is here.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,29 +7,34 @@ use rcgen::{
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::der::{pem, private_key};
 use super::issue::{Names, complete_subject, new_serial, params, warn_of_ttl};
-use super::role::KeyKind;
+use super::keys::Key;
 use super::{Body, Fault, Frame, Issued, Outcome, Pki};
 use crate::vault::clock::unix;
 use crate::vault::fields;
 use crate::vault::reply::random_uuid;
 
 const REVOCATIONS_VALID: Duration = Duration::from_secs(72 * 3600);
-const BACKDATED: Duration = Duration::from_secs(30);
-const NO_URLS: &str = "This mount hasn't configured any authority information access (AIA) fields; this may make it harder for systems to find missing certificates in the chain or to validate revocation status of certificates. Consider updating /config/urls or the newly generated issuer with this information.";
+pub(super) const BACKDATED: Duration = Duration::from_secs(30);
+pub(super) const NO_URLS: &str = "This mount hasn't configured any authority information access (AIA) fields; this may make it harder for systems to find missing certificates in the chain or to validate revocation status of certificates. Consider updating /config/urls or the newly generated issuer with this information.";
 
-/// An authority, which signs.
+/// An authority, which signs if its key is here.
 pub(super) struct Authority {
     pub(super) id: String,
     pub(super) name: String,
-    key_id: String,
-    key: KeyKind,
+    /// Empty where the key is elsewhere.
+    pub(super) key_id: String,
+    /// How lists of revoked certificates are signed; empty for one that came from elsewhere.
+    signature: &'static str,
     pub(super) serial: String,
     pub(super) certificate: Vec<u8>,
     pub(super) not_after: SystemTime,
-    pub(super) issuer: Issuer<'static, KeyPair>,
+    subject: Vec<u8>,
+    signed_by: Vec<u8>,
+    issuer: Option<Issuer<'static, KeyPair>>,
 }
 
 impl Pki {
@@ -44,8 +49,7 @@ impl Pki {
             let text = "the \"exported\" path parameter must be \"internal\", \"existing\", exported\" or \"kms\"";
             return Err(Fault::new(400, text));
         }
-        let bits = fields::number(body, "key_bits")?.unwrap_or(0);
-        let key = KeyKind::parse(fields::text(body, "key_type").unwrap_or("rsa"), bits)?;
+        let key = Key::generate(body)?;
         let name = fields::text(body, "issuer_name").unwrap_or_default();
         if !name.is_empty() && self.authorities.iter().any(|own| own.name == name) {
             return Err(Fault::new(400, "issuer name already in use"));
@@ -53,84 +57,111 @@ impl Pki {
         let asked = fields::duration(body, "ttl")?.unwrap_or(frame.default_ttl);
         let mut warnings = warn_of_ttl(asked, frame.max_ttl);
         let ttl = asked.min(frame.max_ttl);
-        let (authority, private) = Authority::new(name, key, body, frame.now, ttl)?;
-        if self.urls.values().all(Vec::is_empty) {
-            warnings.push(NO_URLS.to_owned());
-        }
+        let certificate = self_signed(&key, body, frame.now, ttl)?;
+        let mut authority = Authority::of(certificate, Some(&key)).ok_or_else(failed)?;
+        authority.name = name.to_owned();
+        authority.signature = key.kind.signature();
+        warnings.extend(self.lacks_urls());
         let mut data = json!({
             "certificate": authority.pem(),
             "expiration": unix(authority.not_after),
             "issuer_id": authority.id,
             "issuer_name": authority.name,
             "issuing_ca": authority.pem(),
-            "key_id": authority.key_id,
-            "key_name": fields::text(body, "key_name").unwrap_or_default(),
+            "key_id": key.id,
+            "key_name": key.name,
             "serial_number": authority.serial,
         });
         if kind == "exported" {
-            data["private_key"] = json!(private);
-            data["private_key_type"] = json!(key.name());
+            let (label, private) = private_key(&key.pair()?, key.kind, false).ok_or_else(failed)?;
+            data["private_key"] = json!(pem(label, &private));
+            data["private_key_type"] = json!(key.kind.name());
         }
-        let issued = Issued {
-            der: authority.certificate.clone(),
-            authority: authority.id.clone(),
-            revoked: None,
-        };
+        self.keys.add(key)?;
+        let (der, by) = (authority.certificate.clone(), authority.id.clone());
+        let issued = Issued { der, authority: by, revoked: None };
         self.issued.insert(authority.serial.clone(), issued);
-        self.authorities.push(authority);
+        self.add_authority(authority);
         Ok(Outcome::Told { data, warnings })
     }
 
-    /// As it is looked up by its own path.
-    pub(super) fn known_authority(&self, name: &str) -> Result<&Authority, Fault> {
-        if name != "default" && self.authority(name).is_err() {
-            let text = format!("unable to find PKI issuer for reference: {name}");
-            return Err(Fault::listed(500, &text));
-        }
-        self.authority(name)
+    /// The real server's remark on certificates that do not say where more is to be found.
+    pub(super) fn lacks_urls(&self) -> Option<String> {
+        self.urls.values().all(Vec::is_empty).then(|| NO_URLS.to_owned())
     }
 }
 
+fn failed() -> Fault {
+    super::issue::failed()
+}
+
+fn self_signed(key: &Key, body: &Body, now: SystemTime, ttl: Duration) -> Result<Vec<u8>, Fault> {
+    let (bytes, _) = new_serial();
+    let names = Names::given(body)?;
+    let mut params = params(&names, now - BACKDATED, now + ttl, &bytes)?;
+    complete_subject(&mut params, |member| {
+        fields::strings(body, member).and_then(|all| all.into_iter().next())
+    });
+    let length = fields::number(body, "max_path_length")?;
+    be_authority(&mut params, length);
+    let signed = params.self_signed(&key.pair()?).map_err(|_| failed())?;
+    Ok(signed.der().to_vec())
+}
+
+/// Of one that may sign, and below which there may be so many more.
+pub(super) fn be_authority(params: &mut CertificateParams, length: Option<i64>) {
+    let length = length.and_then(|length| u8::try_from(length).ok());
+    let limit = length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained);
+    params.is_ca = IsCa::Ca(limit);
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+}
+
 impl Authority {
-    /// And its private key, as PEM.
-    fn new(
-        name: &str,
-        kind: KeyKind,
-        body: &Body,
-        now: SystemTime,
-        ttl: Duration,
-    ) -> Result<(Self, String), Fault> {
-        let failed = |_| super::issue::failed();
-        let key = kind.generate().map_err(failed)?;
-        let (bytes, serial) = new_serial();
-        let names = Names::of_authority(body)?;
-        let mut params = params(&names, now - BACKDATED, now + ttl, &bytes)?;
-        complete_subject(&mut params, |member| {
-            fields::strings(body, member).and_then(|all| all.into_iter().next())
-        });
-        let length = fields::number(body, "max_path_length")?;
-        let length = length.and_then(|length| u8::try_from(length).ok());
-        params.is_ca =
-            IsCa::Ca(length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained));
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).map_err(failed)?.der().to_vec();
-        let (label, private) = private_key(&key, kind, false).ok_or_else(super::issue::failed)?;
-        let authority = Self {
-            id: random_uuid(),
-            name: name.to_owned(),
-            key_id: random_uuid(),
-            key: kind,
-            serial,
-            certificate,
-            not_after: now + ttl,
-            issuer: Issuer::new(params, key),
+    /// The one with this certificate, DER. None: it is not one of an authority.
+    pub(super) fn of(certificate: Vec<u8>, key: Option<&Key>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
+        if !parsed.is_ca() {
+            return None;
+        }
+        let not_after = u64::try_from(parsed.validity.not_after.timestamp()).ok()?;
+        let issuer = match key {
+            Some(key) => {
+                let der = certificate.as_slice().into();
+                Some(Issuer::from_ca_cert_der(&der, key.pair().ok()?).ok()?)
+            }
+            None => None,
         };
-        Ok((authority, pem(label, &private)))
+        let serial = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}"));
+        Some(Self {
+            id: random_uuid(),
+            name: String::new(),
+            key_id: key.map(|key| key.id.clone()).unwrap_or_default(),
+            signature: "",
+            serial: serial.collect::<Vec<_>>().join(":"),
+            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(not_after),
+            subject: parsed.subject.as_raw().to_vec(),
+            signed_by: parsed.issuer.as_raw().to_vec(),
+            issuer,
+            certificate: certificate.clone(),
+        })
     }
 
     pub(super) fn pem(&self) -> String {
         pem("CERTIFICATE", &self.certificate)
+    }
+
+    pub(super) fn signs(&self) -> bool {
+        self.issuer.is_some()
+    }
+
+    pub(super) fn is_root(&self) -> bool {
+        self.is_signed_by(self)
+    }
+
+    /// As far as the names go.
+    pub(super) fn is_signed_by(&self, other: &Self) -> bool {
+        self.signed_by == other.subject
     }
 
     /// Signs for somebody else.
@@ -139,8 +170,9 @@ impl Authority {
         params: &CertificateParams,
         key: &impl rcgen::PublicKeyData,
     ) -> Result<Vec<u8>, Fault> {
-        let signed = params.signed_by(key, &self.issuer);
-        signed.map(|certificate| certificate.der().to_vec()).map_err(|_| super::issue::failed())
+        let issuer = self.issuer.as_ref().ok_or_else(failed)?;
+        let signed = params.signed_by(key, issuer);
+        signed.map(|certificate| certificate.der().to_vec()).map_err(|_| failed())
     }
 
     /// The list of what was taken back, DER.
@@ -164,8 +196,8 @@ impl Authority {
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let signed = params.signed_by(&self.issuer).map_err(|_| super::issue::failed())?;
-        Ok(signed.der().to_vec())
+        let signed = params.signed_by(self.issuer.as_ref().ok_or_else(failed)?);
+        Ok(signed.map_err(|_| failed())?.der().to_vec())
     }
 
     pub(super) fn summary(&self, is_default: bool) -> Value {
@@ -178,9 +210,9 @@ impl Authority {
     }
 
     /// Read with a token; without one, only the certificates are shown.
-    pub(super) fn shown(&self, is_brief: bool) -> Value {
+    pub(super) fn shown(&self, chain: &[&Self], is_brief: bool) -> Value {
         let pem = self.pem();
-        let chain = [format!("{pem}\n")];
+        let chain: Vec<_> = chain.iter().map(|one| format!("{}\n", one.pem())).collect();
         if is_brief {
             return json!({
                 "ca_chain": chain,
@@ -201,7 +233,7 @@ impl Authority {
             "leaf_not_after_behavior": "err",
             "manual_chain": null,
             "ocsp_servers": [],
-            "revocation_signature_algorithm": self.key.signature(),
+            "revocation_signature_algorithm": self.signature,
             "revoked": false,
             "usage": "crl-signing,issuing-certificates,ocsp-signing,read-only",
         })

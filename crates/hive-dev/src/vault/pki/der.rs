@@ -14,6 +14,8 @@ const AUTHORITY_INFORMATION: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 1, 1];
 /// `id-ad-ocsp` and `id-ad-caIssuers`, as they are encoded.
 const OCSP: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 1];
 const CA_ISSUERS: &[u8] = &[0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 2];
+/// Version 1, and the algorithm.
+const VERSION_1_OF_ED25519: &[u8] = &[0x02, 1, 0, 0x30, 5, 0x06, 3, 0x2b, 0x65, 0x70];
 const SEQUENCE: u8 = 0x30;
 const OCTETS: u8 = 0x04;
 /// `[6] IMPLICIT IA5String`: a URI among general names.
@@ -51,8 +53,15 @@ pub(super) fn private_key(
         KeyKind::Rsa(_) if !is_pkcs8 => {
             Some(("RSA PRIVATE KEY", Zeroizing::new(inner_key(&pkcs8)?)))
         }
+        KeyKind::Ed25519 => Some(("PRIVATE KEY", Zeroizing::new(without_public_key(&pkcs8)?))),
         _ => Some(("PRIVATE KEY", pkcs8)),
     }
+}
+
+/// PKCS #8 as it was before the public key could stand in it.
+fn without_public_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
+    let key = Zeroizing::new(encoded(OCTETS, &Zeroizing::new(inner_key(pkcs8)?)));
+    Some(encoded(SEQUENCE, &Zeroizing::new([VERSION_1_OF_ED25519, &key].concat())))
 }
 
 /// PKCS #8 is a sequence of version, algorithm, and the old form as octets.

@@ -32,7 +32,7 @@ pub(super) struct Names {
 
 /// How the answer is written.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Format {
+pub(super) enum Format {
     Bundle,
     Der,
     Pem,
@@ -53,7 +53,7 @@ impl Pki {
             return Err(Fault::new(400, text));
         }
         let kind = role.key()?;
-        let authority = self.authority(role.text("issuer_ref"))?;
+        let authority = self.signer(role.text("issuer_ref"))?;
         let names = Names::given(body)?;
         names.check(role, "the API")?;
         let key = kind.generate().map_err(|_| failed())?;
@@ -64,7 +64,7 @@ impl Pki {
             Format::Der => BASE64_STANDARD.encode(&private),
             Format::Bundle | Format::Pem => pem(label, &private),
         });
-        let mut data = signed.data(authority, format, Some(&private));
+        let mut data = signed.data(&self.chain(authority), format, Some(&private));
         data["private_key"] = json!(*private);
         data["private_key_type"] = json!(kind.name());
         let (is_stored, is_leased) = (!role.is("no_store"), role.is("generate_lease"));
@@ -84,7 +84,7 @@ impl Pki {
         frame: Frame,
     ) -> Result<Outcome, Fault> {
         let format = format(body)?;
-        let authority = self.authority(role.text("issuer_ref"))?;
+        let authority = self.signer(role.text("issuer_ref"))?;
         let request = request(body)?;
         check_key(role, request.public_key.algorithm())?;
         let given = Names::given(body)?;
@@ -106,7 +106,7 @@ impl Pki {
             let text = "the common_name field was provided but the role is set with \"use_csr_common_name\" set to true";
             signed.warnings.insert(0, text.to_owned());
         }
-        let data = signed.data(authority, format, None);
+        let data = signed.data(&self.chain(authority), format, None);
         let (is_stored, is_leased) = (!role.is("no_store"), role.is("generate_lease"));
         Ok(self.done(signed, data, is_stored, is_leased))
     }
@@ -150,7 +150,7 @@ impl Pki {
         Ok(Signed { der, serial, authority, not_before, not_after, ttl, warnings })
     }
 
-    fn add_urls(&self, params: &mut CertificateParams) {
+    pub(super) fn add_urls(&self, params: &mut CertificateParams) {
         let urls = |name: &str| self.urls.get(name).cloned().unwrap_or_default();
         let (issuers, ocsp) = (urls("issuing_certificates"), urls("ocsp_servers"));
         if !issuers.is_empty() || !ocsp.is_empty() {
@@ -186,23 +186,24 @@ struct Signed {
 }
 
 impl Signed {
-    fn data(&self, authority: &Authority, format: Format, private: Option<&str>) -> Value {
+    fn data(&self, above: &[&Authority], format: Format, private: Option<&str>) -> Value {
         let shown = |der: &[u8]| match format {
             Format::Der => BASE64_STANDARD.encode(der),
             Format::Bundle | Format::Pem => pem("CERTIFICATE", der),
         };
-        let (own, above) = (shown(&self.der), shown(&authority.certificate));
+        let own = shown(&self.der);
+        let above: Vec<_> = above.iter().map(|one| shown(&one.certificate)).collect();
         let certificate = if format == Format::Bundle {
-            let all = private.into_iter().chain([own.as_str(), above.as_str()]);
-            all.collect::<Vec<_>>().join("\n")
+            let all = private.into_iter().chain([own.as_str()]);
+            all.chain(above.iter().map(String::as_str)).collect::<Vec<_>>().join("\n")
         } else {
             own
         };
         json!({
-            "ca_chain": [above],
+            "ca_chain": above,
             "certificate": certificate,
             "expiration": unix(self.not_after),
-            "issuing_ca": above,
+            "issuing_ca": above.first(),
             "not_before": unix(self.not_before),
             "serial_number": self.serial,
         })
@@ -210,7 +211,7 @@ impl Signed {
 }
 
 impl Names {
-    fn given(body: &Body) -> Result<Self, Fault> {
+    pub(super) fn given(body: &Body) -> Result<Self, Fault> {
         let common_name = fields::text(body, "common_name").unwrap_or_default().to_owned();
         let mut names = Self { common_name, ..Self::default() };
         names.add_common_name(body);
@@ -226,12 +227,17 @@ impl Names {
         Ok(names)
     }
 
-    /// An authority may be called anything, or nothing.
-    pub(super) fn of_authority(body: &Body) -> Result<Self, Fault> {
-        Self::given(body)
+    /// What is given, and this common name where none is.
+    pub(super) fn given_or(body: &Body, other: Option<String>) -> Result<Self, Fault> {
+        let mut names = Self::given(body)?;
+        if names.common_name.is_empty() {
+            names.common_name = other.unwrap_or_default();
+            names.add_common_name(body);
+        }
+        Ok(names)
     }
 
-    fn of_request(request: &CertificateSigningRequestParams) -> Self {
+    pub(super) fn of_request(request: &CertificateSigningRequestParams) -> Self {
         let mut names = Self::default();
         for name in &request.params.subject_alt_names {
             match name {
@@ -373,7 +379,7 @@ fn time_to_live(role: &Role, body: &Body, frame: Frame) -> Result<(Duration, Vec
     Ok((asked.min(most), warn_of_ttl(asked, most)))
 }
 
-fn format(body: &Body) -> Result<Format, Fault> {
+pub(super) fn format(body: &Body) -> Result<Format, Fault> {
     match fields::text(body, "format").unwrap_or("pem") {
         "der" => Ok(Format::Der),
         "pem" => Ok(Format::Pem),
@@ -385,7 +391,7 @@ fn format(body: &Body) -> Result<Format, Fault> {
     }
 }
 
-fn request(body: &Body) -> Result<CertificateSigningRequestParams, Fault> {
+pub(super) fn request(body: &Body) -> Result<CertificateSigningRequestParams, Fault> {
     let refused = |text: &str| Fault::new(400, text);
     let text = fields::text(body, "csr").filter(|text| !text.is_empty());
     let text = text.ok_or_else(|| refused("\"csr\" is empty"))?;
@@ -394,7 +400,7 @@ fn request(body: &Body) -> Result<CertificateSigningRequestParams, Fault> {
     parsed.map_err(|error| refused(&format!("certificate request could not be parsed: {error}")))
 }
 
-fn common_name(request: &CertificateSigningRequestParams) -> Option<String> {
+pub(super) fn common_name(request: &CertificateSigningRequestParams) -> Option<String> {
     let text = match request.params.distinguished_name.get(&DnType::CommonName)? {
         DnValue::Utf8String(text) => text.clone(),
         DnValue::PrintableString(text) => text.to_string(),

@@ -1,10 +1,15 @@
 //! The PKI engine: an authority that signs certificates by roles, and takes them back.
 //!
-//! Not here: intermediates and imported authorities, ACME, OCSP, delta revocation lists. Tidying finds nothing to do.
+//! Not here: keys from elsewhere, what an issuer may be used for, cross-signing, ACME, OCSP, delta revocation lists.
+//! Tidying finds nothing to do.
 
 mod authority;
 pub(super) mod der;
+mod intermediate;
 mod issue;
+mod issuers;
+mod keys;
+mod read;
 mod role;
 
 use std::collections::BTreeMap;
@@ -16,7 +21,7 @@ use hive_security::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use self::authority::Authority;
-use self::der::pem;
+use self::keys::Keys;
 use self::role::Role;
 use super::clock::unix;
 use super::core::Lease;
@@ -28,10 +33,6 @@ use super::{clock, fields};
 
 pub(super) type Body = Map<String, Value>;
 
-const CERTIFICATE: &str = "application/pkix-cert";
-const CERTIFICATES: &str = "application/pem-certificate-chain";
-const REVOCATIONS: &str = "application/pkix-crl";
-const REVOCATIONS_PEM: &str = "application/x-pem-file";
 const URL_LISTS: [&str; 4] = [
     "crl_distribution_points",
     "delta_crl_distribution_points",
@@ -107,8 +108,10 @@ impl Engine for PkiEngine {
 /// Everything one mount holds.
 #[derive(Default)]
 pub(super) struct Pki {
-    /// The first is the default one.
     authorities: Vec<Authority>,
+    /// The id of the one that is meant where none is named.
+    default: Option<String>,
+    keys: Keys,
     roles: BTreeMap<String, Role>,
     issued: BTreeMap<String, Issued>,
     urls: BTreeMap<&'static str, Vec<String>>,
@@ -181,14 +184,18 @@ impl Pki {
                 keys(revoked.map(|(serial, _)| serial))
             }
             (Verb::List, ["issuers"]) => self.list_authorities(),
+            (Verb::List, ["keys"]) => self.keys.list(),
             (Verb::Write, ["root", "generate", kind]) => self.generate(kind, body, frame),
-            (Verb::Write, ["roles", name]) => {
-                let role = Role::read(body)?;
-                let data = role.shown();
-                let warnings = role.is("generate_lease").then(|| LEASED.to_owned());
-                self.roles.insert((*name).to_owned(), role);
-                Ok(Outcome::Told { data, warnings: warnings.into_iter().collect() })
+            (Verb::Write, ["root", "sign-intermediate"]) => {
+                self.sign_intermediate("default", body, frame)
             }
+            (Verb::Write, ["issuer", name, "sign-intermediate"]) => {
+                self.sign_intermediate(name, body, frame)
+            }
+            (Verb::Write, ["intermediate", "generate", kind]) => self.generate_request(kind, body),
+            (Verb::Write, ["intermediate", "set-signed"]) => self.set_signed(body),
+            (Verb::Write, ["config", "issuers"]) => self.set_default_authority(body),
+            (Verb::Write, ["roles", name]) => self.set_role(name, body),
             (Verb::Write, ["issue", name]) => self.issue(name, body, frame),
             (Verb::Write, ["sign", name]) => self.sign(name, body, frame),
             (Verb::Write, ["sign-verbatim"] | ["sign-verbatim", _]) => {
@@ -202,8 +209,11 @@ impl Pki {
                 self.roles.remove(*name);
                 Ok(Outcome::Reply(Reply::Empty))
             }
+            (Verb::Delete, ["issuer", name]) => Ok(self.delete_authority(name)),
+            (Verb::Delete, ["key", name]) => self.delete_key(name),
             (Verb::Delete, ["root"]) => {
                 self.authorities.clear();
+                (self.default, self.keys) = (None, Keys::default());
                 let text = "DELETE /root deletes all keys and issuers; prefer the new DELETE /key/:key_ref and DELETE /issuer/:issuer_ref for finer granularity, unless removal of all keys and issuers is desired.";
                 Ok(Outcome::Told { data: Value::Null, warnings: vec![text.to_owned()] })
             }
@@ -211,106 +221,16 @@ impl Pki {
         }
     }
 
-    fn read(&mut self, parts: &[&str], now: SystemTime) -> Result<Outcome, Fault> {
-        match *parts {
-            ["ca"] => Ok(self.raw_authority(false)),
-            ["ca", "pem"] => Ok(self.raw_authority(true)),
-            ["ca_chain"] => match self.raw_authority(true) {
-                Outcome::Raw { body, .. } => {
-                    Ok(Outcome::Raw { content_type: CERTIFICATE, body: joined(body) })
-                }
-                other => Ok(other),
-            },
-            ["crl"] => Ok(self.raw_revocations(false, now)),
-            ["crl", "pem"] => Ok(self.raw_revocations(true, now)),
-            ["crl", "rotate"] => {
-                self.crl_number += 1;
-                Ok(told(json!({ "success": true })))
-            }
-            ["cert", "ca"] => Ok(shown(&self.default_authority()?.pem())),
-            ["cert", "ca_chain"] => {
-                let pem = self.default_authority()?.pem();
-                Ok(told(
-                    json!({ "ca_chain": pem, "certificate": pem, "revocation_time": 0, "revocation_time_rfc3339": "" }),
-                ))
-            }
-            ["cert", "crl"] => {
-                let der =
-                    self.default_authority()?.revocations(self.revoked(), self.crl_number, now)?;
-                Ok(shown(&pem("X509 CRL", &der)))
-            }
-            ["cert", serial, ..] if !is_serial(serial) => Err(Fault::new(404, "unsupported path")),
-            ["cert", serial] => self.certificate(serial),
-            ["cert", serial, "raw"] => self.raw_certificate(serial, false),
-            ["cert", serial, "raw", "pem"] => self.raw_certificate(serial, true),
-            ["roles", name] => {
-                let role = self.roles.get(name).ok_or_else(Fault::no_value)?;
-                Ok(told(role.shown()))
-            }
-            ["config", "urls"] => Ok(told(self.shown_urls())),
-            ["config", "crl"] => Ok(told(self.shown_crl_config())),
-            ["issuer", name] | ["issuer", name, "json"] => {
-                Ok(told(self.known_authority(name)?.shown(parts.len() == 3)))
-            }
-            ["issuer", name, "der"] => {
-                let body = self.known_authority(name)?.certificate.clone();
-                Ok(Outcome::Raw { content_type: CERTIFICATE, body })
-            }
-            ["issuer", name, "pem"] => {
-                let body = self.known_authority(name)?.pem().into_bytes();
-                Ok(Outcome::Raw { content_type: CERTIFICATES, body })
-            }
-            _ => Err(unknown(parts)),
-        }
-    }
-
-    fn raw_authority(&self, is_pem: bool) -> Outcome {
-        let content_type = if is_pem { CERTIFICATES } else { CERTIFICATE };
-        let body = self.authorities.first().map(|authority| {
-            if is_pem { authority.pem().into_bytes() } else { authority.certificate.clone() }
-        });
-        Outcome::Raw { content_type, body: body.unwrap_or_default() }
-    }
-
-    fn raw_revocations(&self, is_pem: bool, now: SystemTime) -> Outcome {
-        let content_type = if is_pem { REVOCATIONS_PEM } else { REVOCATIONS };
-        let der = self
-            .authorities
-            .first()
-            .and_then(|authority| authority.revocations(self.revoked(), self.crl_number, now).ok());
-        let body = der.map(|der| if is_pem { pem("X509 CRL", &der).into_bytes() } else { der });
-        Outcome::Raw { content_type, body: body.unwrap_or_default() }
-    }
-
-    /// Of the default authority.
-    fn revoked(&self) -> Vec<(String, SystemTime)> {
-        let own = self.authorities.first().map(|authority| authority.id.clone());
-        let ended =
-            self.issued.iter().filter(|(_, issued)| Some(&issued.authority) == own.as_ref());
-        ended.filter_map(|(serial, issued)| Some((serial.clone(), issued.revoked?))).collect()
-    }
-
-    fn certificate(&self, serial: &str) -> Result<Outcome, Fault> {
-        let issued = self.issued.get(&colons(serial)).ok_or_else(Fault::no_value)?;
-        let Some(revoked) = issued.revoked else {
-            return Ok(shown(&pem("CERTIFICATE", &issued.der)));
-        };
-        Ok(told(json!({
-            "certificate": pem("CERTIFICATE", &issued.der),
-            "issuer_id": issued.authority,
-            "revocation_time": unix(revoked),
-            "revocation_time_rfc3339": clock::rfc3339(revoked),
-        })))
-    }
-
-    fn raw_certificate(&self, serial: &str, is_pem: bool) -> Result<Outcome, Fault> {
-        let issued = self.issued.get(&colons(serial)).ok_or_else(Fault::no_value)?;
-        Ok(if is_pem {
-            let body = pem("CERTIFICATE", &issued.der).into_bytes();
-            Outcome::Raw { content_type: CERTIFICATES, body }
-        } else {
-            Outcome::Raw { content_type: CERTIFICATE, body: issued.der.clone() }
-        })
+    fn set_role(&mut self, name: &str, body: &Body) -> Result<Outcome, Fault> {
+        let role = Role::read(body)?;
+        let data = role.shown();
+        let lacks_default =
+            role.text("issuer_ref") == "default" && self.default_or_none().is_none();
+        let leased = role.is("generate_lease").then_some(LEASED);
+        let warnings = lacks_default.then_some(NO_DEFAULT).into_iter().chain(leased);
+        let warnings = warnings.map(str::to_owned).collect();
+        self.roles.insert(name.to_owned(), role);
+        Ok(Outcome::Told { data, warnings })
     }
 
     fn revoke_asked(&mut self, body: &Body, now: SystemTime) -> Result<Outcome, Fault> {
@@ -319,7 +239,10 @@ impl Pki {
             let text = "The serial number or certificate to revoke must be provided.";
             return Err(Fault::new(400, text));
         };
-        if let Some(own) = self.authorities.iter().find(|own| own.serial == colons(serial)) {
+        let is_ours = |own: &&Authority| {
+            own.serial == colons(serial) && self.issued.contains_key(&own.serial)
+        };
+        if let Some(own) = self.authorities.iter().find(is_ours) {
             let text = format!("adding issuer (id: {}) to its own CRL is not allowed", own.id);
             return Err(Fault::new(400, text));
         }
@@ -341,32 +264,6 @@ impl Pki {
             self.crl_number += 1;
         }
         issued.revoked
-    }
-
-    fn list_authorities(&self) -> Result<Outcome, Fault> {
-        if self.authorities.is_empty() {
-            return Err(Fault::no_value());
-        }
-        let default = self.authorities.first().map(|own| own.id.as_str());
-        let mut own: Vec<_> = self.authorities.iter().collect();
-        own.sort_by_key(|authority| authority.id.as_str());
-        let info = own.iter().map(|own| (own.id.clone(), own.summary(default == Some(&own.id))));
-        let info: Map<_, _> = info.collect();
-        Ok(told(json!({ "key_info": info, "keys": info.keys().collect::<Vec<_>>() })))
-    }
-
-    fn default_authority(&self) -> Result<&Authority, Fault> {
-        let none = || Fault::new(400, "no default issuer currently configured");
-        self.authorities.first().ok_or_else(none)
-    }
-
-    fn authority(&self, name: &str) -> Result<&Authority, Fault> {
-        if name == "default" {
-            return self.default_authority();
-        }
-        let found = self.authorities.iter().find(|own| own.id == name || own.name == name);
-        let missing = || Fault::new(400, format!("unable to find issuer for reference: {name}"));
-        found.ok_or_else(missing)
     }
 
     fn set_urls(&mut self, body: &Body) -> Result<Outcome, Fault> {
@@ -430,18 +327,7 @@ fn tidied(body: &Body) -> Reply {
     Reply::Bare { status: 202, body: Envelope { warnings, ..Envelope::new() }.json("") }
 }
 
-fn is_serial(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_hexdigit() || c == '-' || c == ':')
-}
-
-fn shown(pem: &str) -> Outcome {
-    told(json!({
-        "certificate": pem,
-        "revocation_time": 0,
-        "revocation_time_rfc3339": "",
-    }))
-}
-
+const NO_DEFAULT: &str = "Issuing Certificate was set to default, but no default issuing certificate (configurable at /config/issuers) is currently set";
 const LEASED: &str = "it is encouraged to disable generate_lease and rely on PKI's native capabilities when possible; this option can cause instance-wide issues with large numbers of issued certificates";
 
 fn told(data: Value) -> Outcome {
@@ -464,9 +350,12 @@ fn unknown(parts: &[&str]) -> Fault {
         "certs",
         "config",
         "crl",
+        "intermediate",
         "issue",
         "issuer",
         "issuers",
+        "key",
+        "keys",
         "revoke",
         "roles",
         "root",
@@ -474,7 +363,8 @@ fn unknown(parts: &[&str]) -> Fault {
         "sign-verbatim",
         "tidy",
     ];
-    if parts.first().is_some_and(|first| known.contains(first)) {
+    let is_known = parts.first().is_some_and(|first| known.contains(first));
+    if is_known && parts != ["intermediate"] {
         return Fault::unsupported();
     }
     Fault::unsupported_path()
@@ -483,14 +373,6 @@ fn unknown(parts: &[&str]) -> Fault {
 /// A serial number may be written with hyphens.
 fn colons(serial: &str) -> String {
     serial.replace('-', ":").to_lowercase()
-}
-
-/// PEM in a chain has a break at its end.
-fn joined(mut pem: Vec<u8>) -> Vec<u8> {
-    if !pem.is_empty() {
-        pem.push(b'\n');
-    }
-    pem
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use std::time::UNIX_EPOCH;
 
+use super::der::pem;
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -22,7 +23,7 @@ fn write(pki: &mut Pki, path: &str, body: Value) -> Value {
 
 fn refused(pki: &mut Pki, path: &str, body: Value) -> String {
     let fault = call(pki, Verb::Write, path, body).err().unwrap();
-    assert_eq!(fault.status, 400);
+    assert_eq!(fault.status, 500);
     fault.errors.concat()
 }
 
