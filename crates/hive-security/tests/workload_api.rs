@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId, KeyKind};
-use hive_security::{Audience, Error, IdPattern, Refusal, Upkeep, Workload, WorkloadConfig};
+use hive_dev::witness::{Listener, Witness};
+use hive_security::{Audience, Error, IdPattern, Refusal, Upkeep, Workload, WorkloadConfig, tls};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +92,41 @@ async fn an_attached_workload_can_prove_verify_sign_and_open() {
     );
     let shown = format!("{workload:?} {svid:?} {:?}", workload.x509_svid().unwrap());
     assert!(!shown.contains(svid.token().expose_secret()), "{shown}");
+}
+
+#[tokio::test]
+async fn nothing_that_a_workload_holds_shows_a_key_or_a_token() {
+    let place = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(place.path().join("witness")).unwrap();
+    let witness = Witness::connect(listener.path()).unwrap();
+    let world = World::start(|config| config.witness = witness).await;
+    let workload = &world.workload;
+    let svid = workload.jwt_svid(&world.audience()).await.unwrap();
+    let verified = workload.verify_jwt(svid.token().expose_secret(), &world.audience()).unwrap();
+    let upkeep = attach(&world.authority.endpoint(), 10).await.unwrap().1;
+    let config = WorkloadConfig::new(world.authority.endpoint(), Duration::from_secs(1));
+    let material = workload.x509();
+    let fetches = workload.jwt_svid_fetches();
+    let shown = format!(
+        "{workload:?} {svid:?} {verified:?} {upkeep:?} {config:?} {material:?} {fetches:?} {:?} {:?} {:?}",
+        workload.x509_svid().unwrap(),
+        material.current(),
+        tls::client_config(workload, IdPattern::exactly(&workload.spiffe_id().unwrap())).unwrap(),
+    );
+    let token = svid.token().expose_secret().rsplit('.').next().unwrap();
+    assert!(!shown.contains(token), "{shown}");
+    let keys = listener.seen_of("x509-key");
+    assert!(!keys.is_empty());
+    for key in keys {
+        // The end of a key, for others begin alike: as text, and as numbers.
+        let der = STANDARD.decode(key.expose_secret()).unwrap();
+        let numbers = format!("{:?}", &der[der.len() - 16..]);
+        let text = &key.expose_secret()[key.expose_secret().len() - 24..];
+        assert!(
+            !shown.contains(text) && !shown.contains(numbers.trim_matches(['[', ']'])),
+            "{shown}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -70,16 +70,24 @@ impl X509Authority {
         self.not_after
     }
 
-    /// Signs an X.509-SVID for `id` with a key of its own. It never outlives this authority.
+    /// Signs an X.509-SVID for `id` with a key of its own. It never outlives this authority. The DNS names stand beside
+    /// the ID, and the first in the subject.
     pub(super) fn issue(
         &self,
         id: &SpiffeId,
+        dns_names: &[String],
         now: SystemTime,
         ttl: Duration,
     ) -> Result<X509Document, rcgen::Error> {
         let mut key = KeyPair::generate()?;
         let not_after = self.not_after.min(now + ttl);
         let mut params = parameters(&id.to_string(), now, not_after)?;
+        for name in dns_names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        if let Some(first) = dns_names.first() {
+            params.distinguished_name.push(DnType::CommonName, first);
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
@@ -98,7 +106,7 @@ impl Named for X509Authority {
     }
 }
 
-/// What both kinds of certificate share: one URI name, no other, and no subject.
+/// What both kinds of certificate share: one URI name, and no subject yet.
 fn parameters(
     uri: &str,
     now: SystemTime,
@@ -138,7 +146,7 @@ mod tests {
 
     fn document(authority: &X509Authority, domain: &TrustDomain) -> X509Document {
         let id = SpiffeId::in_trust_domain(domain, "/ns/a/sa/b").expect("a good ID");
-        authority.issue(&id, SystemTime::now(), TTL).expect("an SVID")
+        authority.issue(&id, &[], SystemTime::now(), TTL).expect("an SVID")
     }
 
     fn parse(der: &[u8]) -> X509Certificate<'_> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hive_security::TrustDomain;
+use rustls::pki_types::DnsName;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -17,6 +18,10 @@ use super::process::Process;
 /// Each entry of a process holds two descriptors; the usual limit of a process is 1024.
 const ENTRIES_MAX: usize = 300;
 const HINT_BYTES_MAX: usize = 1_024;
+/// A certificate travels in every handshake.
+const DNS_NAMES_MAX: usize = 16;
+/// RFC 5280, appendix A.1: `ub-common-name`.
+const COMMON_NAME_BYTES_MAX: usize = 64;
 
 /// Identifies an entry, to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +42,9 @@ pub struct Entry {
 /// What comes with an identity, besides its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
+    /// DNS names that its X.509-SVIDs carry beside the SPIFFE ID (X509-SVID standard, section 2); at most 16. The first,
+    /// of at most 64 bytes, is their common name too, as SPIRE has it: Vault's logins by certificate want one.
+    pub dns_names: Vec<String>,
     /// The trust domains whose bundles the workload gets, as far as they are known, besides its own. `None`, the
     /// default, means all; an empty set none. A workload with several identities gets the bundles of all of them.
     pub federates_with: Option<BTreeSet<TrustDomain>>,
@@ -87,6 +95,13 @@ impl Entry {
         self
     }
 
+    /// The same with X.509-SVIDs that carry these DNS names too.
+    #[must_use]
+    pub fn named(mut self, dns_names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.terms.dns_names = dns_names.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// The same for a workload that gets the bundles of these trust domains and of no others.
     #[must_use]
     pub fn federating_with(mut self, domains: impl IntoIterator<Item = TrustDomain>) -> Self {
@@ -99,7 +114,23 @@ impl Terms {
     pub(super) fn check(&self) -> Result<(), Error> {
         // Workload API standard, section 5.2.1.
         let length = self.hint.len();
-        if length > HINT_BYTES_MAX { Err(Error::Hint { length }) } else { Ok(()) }
+        if length > HINT_BYTES_MAX {
+            return Err(Error::Hint { length });
+        }
+        self.dns_names.iter().enumerate().try_for_each(|(place, name)| {
+            let refused =
+                |reason: &str| Error::Name { name: name.clone(), reason: reason.to_owned() };
+            match () {
+                () if place >= DNS_NAMES_MAX => Err(refused("there are more than 16 DNS names")),
+                () if DnsName::try_from(name.as_str()).is_err() => {
+                    Err(refused("it is no DNS name"))
+                }
+                () if place == 0 && name.len() > COMMON_NAME_BYTES_MAX => {
+                    Err(refused("the first DNS name is the common name, of at most 64 bytes"))
+                }
+                () => Ok(()),
+            }
+        })
     }
 }
 
@@ -354,6 +385,21 @@ mod tests {
         assert!(matches!(entries.change(entry, terms(1_025)), Err(Error::Hint { .. })));
         assert!(matches!(entries.change(entry, Terms::default()), Ok(true)));
         assert!(matches!(entries.change(EntryId(99), Terms::default()), Ok(false)));
+    }
+
+    #[tokio::test]
+    async fn dns_names_that_no_certificate_could_carry_are_refused() {
+        let entries = table();
+        let many = vec!["a.test".to_owned(); DNS_NAMES_MAX + 1];
+        let long = format!("{}.{}.test", "a".repeat(40), "b".repeat(40));
+        for names in [many, vec![long.clone()], vec![String::new()], vec!["a b".to_owned()]] {
+            let named = Terms { dns_names: names.clone(), ..Terms::default() };
+            let refused = entries.add(Identity { terms: named, ..id() }, [Selector::Uid(1)], false);
+            assert!(matches!(refused, Err(Error::Name { .. })), "{names:?}");
+        }
+        let named = Terms { dns_names: vec!["a.test".to_owned(), long], ..Terms::default() };
+        let good = Identity { terms: named, ..id() };
+        assert!(entries.add(good, [Selector::Uid(1)], false).is_ok());
     }
 
     #[tokio::test]

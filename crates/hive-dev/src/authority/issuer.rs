@@ -103,7 +103,8 @@ impl Issuer {
         validity: Validity,
     ) -> Result<X509Document, Error> {
         let ttl = identity.terms.x509_ttl.unwrap_or(self.settings.x509_ttl);
-        let document = self.sign_x509(&identity.spiffe_id, ttl, validity)?;
+        let terms = &identity.terms;
+        let document = self.sign_x509(&identity.spiffe_id, &terms.dns_names, ttl, validity)?;
         let key = Zeroizing::new(STANDARD.encode(&document.key));
         self.witness.note("x509-key", &key).await?;
         Ok(document)
@@ -111,18 +112,19 @@ impl Issuer {
 
     /// A new X.509-SVID for a server of the authority itself: its key never leaves this process.
     pub(super) fn own_x509_svid(&self, id: &SpiffeId) -> Result<X509Document, Error> {
-        self.sign_x509(id, self.settings.x509_ttl, Validity::Good)
+        self.sign_x509(id, &[], self.settings.x509_ttl, Validity::Good)
     }
 
     fn sign_x509(
         &self,
         id: &SpiffeId,
+        dns_names: &[String],
         ttl: Duration,
         validity: Validity,
     ) -> Result<X509Document, Error> {
         self.x509.will_sign(ttl);
         let authority = self.x509.state().active();
-        Ok(authority.issue(id, self.issued_at(ttl, validity), ttl)?)
+        Ok(authority.issue(id, dns_names, self.issued_at(ttl, validity), ttl)?)
     }
 
     /// The certificates that verify X.509-SVIDs: concatenated DER.

@@ -63,6 +63,7 @@ pub(crate) struct Entry {
     pub(crate) path: String,
     pub(crate) executable: PathBuf,
     pub(crate) hint: String,
+    pub(crate) dns_names: Vec<String>,
     pub(crate) x509_ttl_s: u32,
     pub(crate) jwt_ttl_s: u32,
     pub(crate) federates_with: Vec<TrustDomain>,
@@ -75,6 +76,7 @@ impl Entry {
             path: path.to_owned(),
             executable: std::env::current_exe().expect("this program has a path"),
             hint: String::new(),
+            dns_names: Vec::new(),
             x509_ttl_s: 3600,
             jwt_ttl_s: 300,
             federates_with: Vec::new(),
@@ -89,6 +91,11 @@ impl Entry {
 
     pub(crate) fn hinted(mut self, hint: &str) -> Self {
         self.hint = hint.to_owned();
+        self
+    }
+
+    pub(crate) fn named(mut self, dns_names: &[&str]) -> Self {
+        self.dns_names = dns_names.iter().map(|name| (*name).to_owned()).collect();
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hive_security::{Error, Refusal, Workload, WorkloadConfig, tls};
 use tonic::{Code, Request};
+use x509_parser::extensions::GeneralName;
 
 use crate::domain::{Domain, Entry};
 use crate::load::{ask, channel};
@@ -15,6 +16,7 @@ use crate::waiting::{in_time, until};
 
 crate::with_both!(
     every_identity_is_there_with_its_hint,
+    dns_names_stand_beside_the_spiffe_id_and_the_first_is_the_common_name,
     a_token_is_for_one_audience_and_is_kept,
     workloads_know_each_other_over_tls,
     a_server_answers_those_whom_it_allows,
@@ -55,6 +57,24 @@ async fn every_identity_is_there_with_its_hint<D: Domain>() {
     }
     let unknown = member.workload.x509_svid_by_hint("nobody's");
     assert!(matches!(unknown, Err(Error::UnknownHint { .. })));
+}
+
+async fn dns_names_stand_beside_the_spiffe_id_and_the_first_is_the_common_name<D: Domain>() {
+    let domain = D::start("names.test").await;
+    domain.add(&Entry::new("/me").named(&["cart.shop", "cart.shop.svc"])).await;
+    let member = Member::of(&domain).await;
+    let svid = member.workload.x509_svid().expect("an identity");
+    assert_eq!(svid.spiffe_id().to_string(), "spiffe://names.test/me");
+    let (_, leaf) =
+        x509_parser::parse_x509_certificate(&svid.certificate_chain()[0]).expect("a certificate");
+    let names = leaf.subject_alternative_name().expect("at most one").expect("it has names");
+    let dns = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(*name),
+        _ => None,
+    });
+    assert_eq!(dns.collect::<Vec<_>>(), ["cart.shop", "cart.shop.svc"]);
+    let mut common = leaf.subject().iter_common_name().map(|name| name.as_str().expect("text"));
+    assert_eq!((common.next(), common.next()), (Some("cart.shop"), None));
 }
 
 async fn a_token_is_for_one_audience_and_is_kept<D: Domain>() {

@@ -51,6 +51,7 @@ impl Domain for Ours {
         let selectors = [Selector::Path(entry.executable.clone())];
         let mut ours = hive_dev::authority::Entry::new(&entry.path, selectors);
         ours.terms = Terms {
+            dns_names: entry.dns_names.clone(),
             hint: entry.hint.clone(),
             jwt_ttl: seconds(entry.jwt_ttl_s),
             x509_ttl: seconds(entry.x509_ttl_s),

@@ -121,6 +121,7 @@ impl Domain for Spire {
         let mut arguments = vec!["entry", "create", "-parentID", &parent, "-spiffeID", &id];
         arguments.extend(["-selector", &selector, "-hint", &entry.hint]);
         arguments.extend(["-x509SVIDTTL", &x509, "-jwtSVIDTTL", &jwt]);
+        arguments.extend(entry.dns_names.iter().flat_map(|name| ["-dns", name]));
         arguments.extend(others.iter().flat_map(|other| ["-federatesWith", other]));
         let made = self.order(&arguments).await;
         made["results"][0]["entry"]["id"].as_str().expect("it is made").to_owned()

@@ -20,6 +20,7 @@ mod issuer;
 mod operator;
 mod proxy;
 mod rotation;
+mod shown;
 mod stack;
 mod standard;
 mod vault;

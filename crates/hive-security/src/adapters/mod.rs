@@ -44,3 +44,12 @@ pub mod sqlx;
 pub use login::Barred;
 #[cfg(any(feature = "deadpool-postgres", feature = "sqlx"))]
 pub use postgres::Doubt;
+
+#[cfg(all(
+    test,
+    feature = "deadpool-postgres",
+    feature = "rdkafka",
+    feature = "redis",
+    feature = "sqlx"
+))]
+mod tests;

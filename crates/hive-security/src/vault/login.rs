@@ -57,8 +57,8 @@ pub enum LoginMethod {
     },
     /// The X.509-SVID of the client's [`identity`](super::VaultConfig::identity), over TLS. The token can be renewed
     /// only while the same X.509-SVID is current, unless the mount has `disable_binding`. Vault wants a common name in
-    /// it, else [`LoginFault::Nameless`]: SPIRE gives one to entries with a DNS name. Against a real OpenBao everything up
-    /// to that refusal is tested, a login with such a name is not.
+    /// it, else [`LoginFault::Nameless`]: SPIRE gives one to entries with a DNS name, and so does the development
+    /// authority.
     X509Svid {
         /// Where it is mounted, usually `cert`.
         mount: String,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use hive_dev::authority::{Authority, AuthorityConfig, Entry};
+use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId, Terms};
 use hive_security::SecretJson;
 use hive_security::vault::{
     LoginError, LoginFault, LoginMethod, SecretId, VaultClient, VaultConfig, VaultError,
@@ -301,62 +301,124 @@ async fn with_tls(directory: &Path, token: &str) -> (String, String, tokio::proc
     }
 }
 
-#[tokio::test]
-async fn the_x509_svid_of_the_moment_is_presented_and_a_cert_login_wants_a_common_name() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (authority, member) = authority(directory.path()).await;
-    let root = SecretString::from("root-of-a-test");
-    let (address, ca_pem, mut bao) = with_tls(directory.path(), root.expose_secret()).await;
-    let config = VaultConfig {
-        ca_pem: Some(ca_pem.clone()),
-        identity: Some(member.workload.clone()),
-        ..VaultConfig::at(&address)
-    };
-    let vault = VaultClient::new(config).expect("good settings");
-    write(&vault, &root, "sys/auth/cert", json!({ "type": "cert" })).await;
-    let trust = async || {
-        let bundle: Value = serde_json::from_str(&authority.bundle_document()).expect("JSON");
-        let pem = bundle["keys"]
-            .as_array()
-            .expect("keys")
-            .iter()
-            .filter_map(|key| key["x5c"][0].as_str());
-        let pem = pem
+/// An OpenBao with TLS, and a client of it that presents the X.509-SVID of this process.
+struct Certain {
+    authority: Authority,
+    entry: EntryId,
+    member: Member,
+    vault: VaultClient,
+    address: String,
+    ca_pem: String,
+    bao: tokio::process::Child,
+    _directory: tempfile::TempDir,
+}
+
+const CERT: &str = "auth/cert/certs/cart";
+
+impl Certain {
+    async fn start(entry: Entry) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = AuthorityConfig::new(directory.path().join("api.sock"));
+        config.trust_domain = Some("hive.test".to_owned());
+        let authority = Authority::start(config).await.expect("it starts");
+        let entry = authority.add_entry(entry).expect("an entry");
+        let member = Member::attach(&authority.endpoint()).await;
+        let (address, ca_pem, bao) = with_tls(directory.path(), ROOT).await;
+        let config = VaultConfig {
+            ca_pem: Some(ca_pem.clone()),
+            identity: Some(member.workload.clone()),
+            ..VaultConfig::at(&address)
+        };
+        let vault = VaultClient::new(config).expect("good settings");
+        let world =
+            Self { authority, entry, member, vault, address, ca_pem, bao, _directory: directory };
+        world.write("sys/auth/cert", json!({ "type": "cert" })).await;
+        world.trust().await;
+        world
+    }
+
+    async fn write(&self, path: &str, data: Value) {
+        write(&self.vault, &SecretString::from(ROOT), path, data).await;
+    }
+
+    /// The role is for our ID, and for certificates of the authorities that are in the bundle now.
+    async fn trust(&self) {
+        let bundle: Value = serde_json::from_str(&self.authority.bundle_document()).expect("JSON");
+        let keys = bundle["keys"].as_array().expect("keys").iter();
+        let pem = keys
+            .filter_map(|key| key["x5c"][0].as_str())
             .map(|der| format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n"));
         let role = json!({
             "certificate": pem.collect::<String>(), "allowed_uri_sans": [ID], "token_ttl": 60,
+            "token_policies": ["default"],
         });
-        write(&vault, &root, "auth/cert/certs/cart", role).await;
-    };
-    trust().await;
-    let method = LoginMethod::X509Svid { mount: "cert".to_owned(), role: "cart".to_owned() };
-    // Our authority's X.509-SVIDs have no common name, as the standard allows: the server finds that out last, when
-    // it has verified that the certificate is the role's.
-    let is_verified = async || {
-        let login = method.login(&vault).await;
-        let fault = LoginFault::Nameless;
-        matches!(login, Err(LoginError::Vault(VaultError::Login { fault: seen, .. })) if seen == fault)
-    };
-    assert!(is_verified().await);
-
-    // Not those of another name.
-    let other = json!({ "allowed_uri_sans": ["spiffe://hive.test/other"] });
-    write(&vault, &root, "auth/cert/certs/cart", other).await;
-    assert!(!is_verified().await);
-
-    let before = member.workload.x509_svid().expect("one").certificate_chain()[0].to_vec();
-    authority.rotate_x509().await.expect("it rotates");
-    let deadline = std::time::Instant::now() + MINUTE;
-    while member.workload.x509_svid().expect("one").certificate_chain()[0].as_ref() == before {
-        assert!(std::time::Instant::now() < deadline, "there is no new X.509-SVID");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.write(CERT, role).await;
     }
-    trust().await;
-    assert!(is_verified().await, "the new X.509-SVID is presented");
 
-    let plain = VaultConfig { ca_pem: Some(ca_pem), ..VaultConfig::at(&address) };
+    /// Another X.509-SVID is in use.
+    async fn replaced(&self, by: impl AsyncFnOnce()) {
+        let current = || {
+            let svid = self.member.workload.x509_svid().expect("one");
+            svid.certificate_chain()[0].to_vec()
+        };
+        let before = current();
+        by().await;
+        let deadline = std::time::Instant::now() + MINUTE;
+        while current() == before {
+            assert!(std::time::Instant::now() < deadline, "there is no new X.509-SVID");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+const ROOT: &str = "root-of-a-test";
+
+fn by_certificate() -> LoginMethod {
+    LoginMethod::X509Svid { mount: "cert".to_owned(), role: "cart".to_owned() }
+}
+
+#[tokio::test]
+async fn an_x509_svid_with_a_dns_name_logs_in_and_the_one_of_the_moment_is_presented() {
+    let entry = Entry::of_process(PATH, std::process::id()).named(["cart.shop"]);
+    let mut world = Certain::start(entry).await;
+    let method = by_certificate();
+    let login = method.login(&world.vault).await.expect("it may");
+    assert_eq!((login.ttl, login.renewable), (MINUTE, true));
+    assert!(!format!("{login:?}").contains(login.token.expose_secret()));
+    world.vault.renew_self(&login.token, MINUTE).await.expect("its X.509-SVID is current");
+
+    // The next handshake presents the next X.509-SVID, which the role does not believe before it is told to.
+    world.replaced(async || world.authority.rotate_x509().await.expect("it rotates")).await;
+    let refused = method.login(&world.vault).await;
+    assert!(
+        matches!(refused, Err(LoginError::Vault(VaultError::Rejected { status: 400, .. }))),
+        "{refused:?}"
+    );
+    world.trust().await;
+    method.login(&world.vault).await.expect("the new one is presented");
+
+    // Not those of another ID.
+    world.write(CERT, json!({ "allowed_uri_sans": ["spiffe://hive.test/other"] })).await;
+    method.login(&world.vault).await.expect_err("it is for another");
+    world.trust().await;
+    // Nor those without a name, of which the server finds out last.
+    world
+        .replaced(async || {
+            let known = world.authority.change_entry(world.entry, Terms::default());
+            assert!(known.expect("good terms"));
+        })
+        .await;
+    let nameless = method.login(&world.vault).await;
+    let fault = LoginFault::Nameless;
+    assert!(
+        matches!(&nameless, Err(LoginError::Vault(VaultError::Login { fault: seen, .. })) if *seen == fault),
+        "{nameless:?}"
+    );
+
+    let plain =
+        VaultConfig { ca_pem: Some(world.ca_pem.clone()), ..VaultConfig::at(&world.address) };
     let plain = VaultClient::new(plain).expect("good settings");
     let refused = method.login(&plain).await;
     assert!(matches!(refused, Err(LoginError::Vault(VaultError::Config { .. }))), "{refused:?}");
-    bao.kill().await.expect("it runs");
+    world.bao.kill().await.expect("it runs");
 }

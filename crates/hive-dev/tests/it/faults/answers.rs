@@ -1,5 +1,7 @@
 //! Answers are slow, get lost, lead elsewhere, make no sense.
 
+use std::time::Duration;
+
 use hive_dev::proxy::{Fault, Rule};
 use hive_security::credentials::Policy;
 use hive_security::metrics::Metrics;
@@ -8,39 +10,49 @@ use tokio::net::TcpListener;
 
 use super::ends::{flawless, gets_well, number, rotates, seconds};
 use super::logs::Logs;
-use super::world::{Cluster, ROLE, Terms, World};
+use super::stage::Stage;
+use super::world::{Cluster, ROLE, Service, Terms, World};
 
 #[tokio::test]
 async fn no_answer_that_is_slow_lost_strange_or_leads_elsewhere_is_noticed_by_anyone() {
     let cluster = Cluster::start().await;
-    slow_answers_and_such_as_come_in_drops_delay_nobody(&cluster).await;
-    a_login_whose_answer_is_lost_is_one_orphan_which_its_token_takes_along(&cluster).await;
+    let long = Terms { lease_s: (300, 3600), token_s: (300, 3600) };
+    let drops = Fault::Drip { bytes: 64, pause: seconds(1) };
+    let slow = [Fault::Slow(seconds(5)), Fault::Slow(seconds(30)), drops];
+    let world = World::start(&cluster, long).await;
+    slow_answers_and_such_as_come_in_drops_delay_nobody(world, slow, seconds(200)).await;
+    let world = World::start(&cluster, Terms::MINUTE).await;
+    a_login_whose_answer_is_lost_is_one_orphan_which_its_token_takes_along(world).await;
     a_redirect_to_a_stranger_is_followed_by_nobody(&cluster).await;
-    answers_that_make_no_sense_delay_nobody_and_appear_in_no_log(&cluster).await;
+    answers_that_make_no_sense_appear_in_no_log(&cluster).await;
     cluster.stop().await;
 }
 
-async fn slow_answers_and_such_as_come_in_drops_delay_nobody(cluster: &Cluster) {
-    let world = World::start(cluster, Terms { lease_s: (300, 3600), token_s: (300, 3600) }).await;
+/// Each fault lasts for so long, and until another credential is in use in spite of it.
+pub(crate) async fn slow_answers_and_such_as_come_in_drops_delay_nobody(
+    world: impl Stage,
+    faults: impl IntoIterator<Item = Fault>,
+    each: Duration,
+) {
     let service = world.serve(Policy::default()).await;
-    let drops = Fault::Drip { bytes: 64, pause: seconds(1) };
-    for fault in [Fault::Slow(seconds(5)), Fault::Slow(seconds(30)), drops] {
-        world.proxy.spoil(Rule::of("", fault));
-        world.pass(seconds(200)).await;
+    for fault in faults {
+        world.proxy().spoil(Rule::of("", fault));
+        world.pass(each).await;
         rotates(&world, &service, seconds(300)).await;
         flawless(&service);
-        world.proxy.restore();
+        world.proxy().restore();
     }
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;
 }
 
-async fn a_login_whose_answer_is_lost_is_one_orphan_which_its_token_takes_along(cluster: &Cluster) {
-    let world = World::start(cluster, Terms::MINUTE).await;
+pub(crate) async fn a_login_whose_answer_is_lost_is_one_orphan_which_its_token_takes_along(
+    world: impl Stage,
+) {
     let service = world.serve(Policy::default()).await;
     world.pass(seconds(5)).await;
-    world.proxy.spoil(Rule::of("database/creds/", Fault::Lose).times(1));
+    world.proxy().spoil(Rule::of("database/creds/", Fault::Lose).times(1));
     let mut most = 0;
     service.credentials.rotate().await;
     let is_replaced = async || {
@@ -52,7 +64,7 @@ async fn a_login_whose_answer_is_lost_is_one_orphan_which_its_token_takes_along(
         most <= 3,
         "{most} logins at a time: the old one, the new one, and one orphan are three"
     );
-    assert_eq!(world.proxy.count("GET", "database/creds/"), 3, "it was asked for in a loop");
+    assert_eq!(world.proxy().count("GET", "database/creds/"), 3, "it was asked for in a loop");
     gets_well(&world, &service, seconds(120)).await;
     crate::fixture::until("only one is left", || async { world.logins().await.len() == 1 }).await;
     let metrics = Metrics::default().and_credentials(&service.credentials).to_string();
@@ -80,33 +92,18 @@ async fn a_redirect_to_a_stranger_is_followed_by_nobody(cluster: &Cluster) {
         gets_well(&world, &service, seconds(120)).await;
         flawless(&service);
     }
-    let visit = tokio::time::timeout(std::time::Duration::from_millis(50), stranger.accept()).await;
+    let visit = tokio::time::timeout(Duration::from_millis(50), stranger.accept()).await;
     assert!(visit.is_err(), "the stranger had a visitor, with a token");
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;
 }
 
-async fn answers_that_make_no_sense_delay_nobody_and_appear_in_no_log(cluster: &Cluster) {
+async fn answers_that_make_no_sense_appear_in_no_log(cluster: &Cluster) {
     let logs = Logs::keep();
     let world = World::start(cluster, Terms::MINUTE).await;
     let service = world.serve(Policy::default()).await;
-    let huge = format!(r#"{{"data":{{"password":"{}"}}}}"#, "x".repeat(1 << 20));
-    for fault in [
-        Fault::status(200, "{\"data\":"),
-        Fault::status(200, &huge),
-        Fault::status(200, "<html>welcome</html>"),
-        Fault::status(502, "bad gateway"),
-        Fault::Answer(b"\x16\x03\x01\x02\x00\x01\xff\xfe".to_vec()),
-        Fault::Truncate(90),
-    ] {
-        world.proxy.spoil(Rule::of("", fault));
-        service.credentials.rotate().await;
-        world.pass(seconds(12)).await;
-        world.proxy.restore();
-        rotates(&world, &service, seconds(400)).await;
-        flawless(&service);
-    }
+    answers_that_make_no_sense_delay_nobody(&world, &service, seconds(12)).await;
     let metrics = Metrics::default().and_credentials(&service.credentials).to_string();
     let shown = format!("{:?} {metrics}", service.credentials);
     // What the last answers may have brought has ended by itself.
@@ -122,4 +119,28 @@ async fn answers_that_make_no_sense_delay_nobody_and_appear_in_no_log(cluster: &
     }
     assert!(world.witness.seen_of("db-password").len() > 6);
     world.stop().await;
+}
+
+/// Each kind for so long, in which another credential is wanted.
+pub(crate) async fn answers_that_make_no_sense_delay_nobody(
+    world: &impl Stage,
+    service: &Service,
+    each: Duration,
+) {
+    let huge = format!(r#"{{"data":{{"password":"{}"}}}}"#, "x".repeat(1 << 20));
+    for fault in [
+        Fault::status(200, "{\"data\":"),
+        Fault::status(200, &huge),
+        Fault::status(200, "<html>welcome</html>"),
+        Fault::status(502, "bad gateway"),
+        Fault::Answer(b"\x16\x03\x01\x02\x00\x01\xff\xfe".to_vec()),
+        Fault::Truncate(90),
+    ] {
+        world.proxy().spoil(Rule::of("", fault));
+        service.credentials.rotate().await;
+        world.pass(each).await;
+        world.proxy().restore();
+        rotates(world, service, seconds(400)).await;
+        flawless(service);
+    }
 }

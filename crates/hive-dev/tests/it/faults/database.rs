@@ -1,5 +1,7 @@
 //! The database does not do what Vault asks of it.
 
+use std::time::Duration;
+
 use hive_dev::vault::Setup;
 use hive_security::credentials::Policy;
 use hive_security::metrics::Metrics;
@@ -7,22 +9,16 @@ use serde_json::json;
 
 use super::cable::Cable;
 use super::ends::{flawless, gets_well, number, rotates, seconds};
+use super::stage::Stage;
 use super::world::{Cluster, ROLE, Terms, World};
 use crate::fixture;
 
-async fn a_cable_that_is_pulled(cluster: &Cluster) {
-    let mut between = None;
-    let world = World::start_with(cluster, Terms::MINUTE, |setup: &mut Setup| {
-        let cable = between.insert(Cable::to(cluster.postgres.port));
-        setup.database.as_mut().expect("a database").port = cable.port;
-    })
-    .await;
-    let cable = between.expect("it was made");
+pub(crate) async fn a_cable_that_is_pulled(world: impl Stage, cable: Cable) {
     let service = world.serve(Policy::default()).await;
 
     cable.pull();
     let failed = |path: &str| {
-        let calls = world.proxy.calls();
+        let calls = world.proxy().calls();
         calls
             .iter()
             .any(|call| call.path.starts_with(path) && call.status.is_some_and(|s| s >= 400))
@@ -60,33 +56,46 @@ async fn a_cable_that_is_pulled(cluster: &Cluster) {
 #[tokio::test]
 async fn a_database_that_does_not_obey_vault_costs_nobody_anything() {
     let cluster = Cluster::start().await;
-    a_cable_that_is_pulled(&cluster).await;
-    a_login_that_owns_something_is_not_dropped_and_that_is_told_and_not_tried_for_ever(&cluster)
-        .await;
+    let cable = Cable::to(cluster.postgres.port);
+    let between = |setup: &mut Setup| {
+        setup.database.as_mut().expect("a database").port = cable.port;
+    };
+    let world = World::start_with(&cluster, Terms::MINUTE, between).await;
+    a_cable_that_is_pulled(world, cable.clone()).await;
+    let only_drops = |setup: &mut Setup| {
+        let role = setup.database.as_mut().expect("a database").roles.get_mut("ledger");
+        let statements = DROP_ONLY.map(str::to_owned).to_vec();
+        role.expect("the role").revocation_statements = statements;
+    };
+    let world = World::start_with(&cluster, Terms::MINUTE, only_drops).await;
+    a_login_that_owns_something_is_not_dropped_and_that_is_told_and_not_tried_for_ever(
+        world,
+        seconds(600),
+    )
+    .await;
     cluster.stop().await;
 }
 
-async fn a_login_that_owns_something_is_not_dropped_and_that_is_told_and_not_tried_for_ever(
-    cluster: &Cluster,
+/// How a login is dropped unless it owns something.
+pub(crate) const DROP_ONLY: [&str; 1] = ["DROP ROLE \"{{name}}\""];
+
+pub(crate) async fn a_login_that_owns_something_is_not_dropped_and_that_is_told_and_not_tried_for_ever(
+    world: impl Stage,
+    watched: Duration,
 ) {
-    let world = World::start_with(cluster, Terms::MINUTE, |setup: &mut Setup| {
-        let role = setup.database.as_mut().expect("a database").roles.get_mut("ledger");
-        role.expect("the role").revocation_statements = vec!["DROP ROLE \"{{name}}\"".to_owned()];
-    })
-    .await;
     let service = world.serve(Policy::default()).await;
     let owned = "CREATE TABLE owned_by_the_first (x int)";
     sqlx::query(owned).execute(service.pool.pool()).await.expect("it may");
     rotates(&world, &service, seconds(300)).await;
-    world.pass(seconds(600)).await;
-    let tried = world.proxy.count("PUT", "sys/leases/revoke");
+    world.pass(watched).await;
+    let tried = world.proxy().count("PUT", "sys/leases/revoke");
     assert!((1..=8).contains(&tried), "revoked {tried} times");
     let metrics = Metrics::default().and_credentials(&service.credentials).to_string();
     let counted = |name: &str| !metrics.contains(&format!("{name}{{role=\"{ROLE}\"}} 0\n"));
     let is_told = counted("hive_leases_left_total") || counted("hive_leases_entrusted_total");
     assert!(is_told, "{metrics}");
     let drop = "DROP TABLE owned_by_the_first";
-    sqlx::query(drop).execute(&world.root).await.expect("the administrator may");
+    sqlx::query(drop).execute(world.root()).await.expect("the administrator may");
     // What Vault has given up is the operator's to end.
     let force = "sys/leases/revoke-force/database/creds/ledger";
     let (status, _) = world.operate("PUT", force, json!({})).await;
@@ -95,7 +104,7 @@ async fn a_login_that_owns_something_is_not_dropped_and_that_is_told_and_not_tri
     let _ = world.close_credentials(service.credentials).await;
     for login in world.logins().await {
         let drop = sqlx::AssertSqlSafe(format!("DROP ROLE \"{login}\""));
-        sqlx::raw_sql(drop).execute(&world.root).await.expect("the administrator may");
+        sqlx::raw_sql(drop).execute(world.root()).await.expect("the administrator may");
     }
     world.stop().await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hive_security::credentials::{Error, RotationState};
 use serde_json::json;
 
+use super::stage::Stage;
 use super::world::{CREDENTIAL, Service, World};
 
 pub(crate) const fn seconds(count: u64) -> Duration {
@@ -28,13 +29,13 @@ pub(crate) fn flawless(service: &Service) {
 }
 
 /// Time passes until all is well.
-pub(crate) async fn gets_well(world: &World, service: &Service, within: Duration) {
+pub(crate) async fn gets_well(world: &impl Stage, service: &Service, within: Duration) {
     let is_well = async || state(service) == RotationState::Active;
     world.pass_until("it is well again", within, is_well).await;
 }
 
 /// An operator asks for another credential, once; time passes until it is in use and the old one is given back.
-pub(crate) async fn rotates(world: &World, service: &Service, within: Duration) {
+pub(crate) async fn rotates(world: &impl Stage, service: &Service, within: Duration) {
     let old = number(service);
     service.credentials.rotate().await;
     let is_new = async || number(service) > old;

@@ -4,20 +4,23 @@ use hive_dev::authority::KeyKind;
 use hive_security::credentials::Policy;
 
 use super::ends::{flawless, number, rotates, seconds};
+use super::stage::Stage;
 use super::world::{Cluster, Terms, World};
 
 #[tokio::test]
 async fn an_identity_is_needed_for_logins_only() {
     let cluster = Cluster::start().await;
-    a_key_of_the_authority_may_be_replaced_and_revoked_between_two_logins(&cluster).await;
+    let world = World::start(&cluster, Terms::MINUTE).await;
+    a_key_of_the_authority_may_be_replaced_and_revoked_between_two_logins(world).await;
     a_source_of_identity_that_is_down_costs_nothing_that_is_held(&cluster).await;
     cluster.stop().await;
 }
 
-async fn a_key_of_the_authority_may_be_replaced_and_revoked_between_two_logins(cluster: &Cluster) {
-    let world = World::start(cluster, Terms::MINUTE).await;
+pub(crate) async fn a_key_of_the_authority_may_be_replaced_and_revoked_between_two_logins(
+    world: impl Stage,
+) {
     let service = world.serve(Policy::default()).await;
-    let authority = world.authority.as_ref().expect("it is there");
+    let authority = world.authority();
     authority.rotate_jwt().await.expect("a new key");
     rotates(&world, &service, seconds(400)).await;
     flawless(&service);

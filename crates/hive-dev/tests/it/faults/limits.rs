@@ -1,68 +1,84 @@
 //! Vault allows less than was asked for: shorter lives, fewer calls, fewer rights.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use hive_dev::vault::Setup;
 use hive_security::credentials::{Credentials, Policy, Request, Settings};
 use hive_security::vault::LoginMethod;
 use serde_json::json;
 
 use super::ends::{flawless, number, rotates, seconds};
+use super::stage::Stage;
 use super::world::{Cluster, ROLE, Terms, World};
 use crate::fixture;
 
 #[tokio::test]
 async fn what_vault_does_not_allow_is_done_without() {
     let cluster = Cluster::start().await;
-    a_token_that_ends_before_its_leases_is_replaced_with_them_in_time(&cluster).await;
-    a_quota_of_one_call_a_second_is_kept_and_noticed_by_nobody(&cluster).await;
-    without_the_right_to_revoke_a_lease_the_token_takes_it_along(&cluster).await;
-    without_the_right_to_renew_everything_is_replaced_before_it_ends(&cluster).await;
+    let short_token = Terms { lease_s: (3600, 7200), token_s: (60, 120) };
+    let world = World::start(&cluster, short_token).await;
+    a_token_that_ends_before_its_leases_is_replaced_with_them_in_time(world, seconds(600), 5..=12)
+        .await;
+    let world = World::start(&cluster, Terms::MINUTE).await;
+    a_quota_of_one_call_a_second_is_kept_and_noticed_by_nobody(world).await;
+    let no_revoke = |setup: &mut Setup| {
+        let rules = setup.policies.get_mut("worker").expect("the policy");
+        rules.retain(|rule| rule.path != "sys/leases/revoke");
+    };
+    let world = World::start_with(&cluster, Terms::MINUTE, no_revoke).await;
+    without_the_right_to_revoke_a_lease_the_token_takes_it_along(world).await;
+    let no_renew = |setup: &mut Setup| {
+        let denied = json!({ "path": "sys/leases/renew", "capabilities": ["deny"] });
+        let rules = setup.policies.get_mut("worker").expect("the policy");
+        rules.push(serde_json::from_value(denied).expect("a rule"));
+    };
+    let world = World::start_with(&cluster, Terms::MINUTE, no_renew).await;
+    without_the_right_to_renew_everything_is_replaced_before_it_ends(world, seconds(300), 5).await;
     a_hundred_services_that_start_at_once_do_not_renew_at_once(&cluster).await;
     cluster.stop().await;
 }
 
-async fn a_token_that_ends_before_its_leases_is_replaced_with_them_in_time(cluster: &Cluster) {
-    let world = World::start(cluster, Terms { lease_s: (3600, 7200), token_s: (60, 120) }).await;
+pub(crate) async fn a_token_that_ends_before_its_leases_is_replaced_with_them_in_time(
+    world: impl Stage,
+    watched: Duration,
+    generations: RangeInclusive<u64>,
+) {
     let service = world.serve(Policy::default()).await;
-    world.pass(seconds(600)).await;
+    world.pass(watched).await;
     let reached = number(&service);
-    assert!((5..=12).contains(&reached), "{reached} generations in ten minutes");
+    assert!(generations.contains(&reached), "{reached} generations in {watched:?}");
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;
 }
 
-async fn a_quota_of_one_call_a_second_is_kept_and_noticed_by_nobody(cluster: &Cluster) {
-    let world = World::start(cluster, Terms::MINUTE).await;
+pub(crate) async fn a_quota_of_one_call_a_second_is_kept_and_noticed_by_nobody(world: impl Stage) {
     let service = world.serve(Policy::default()).await;
-    let quota = json!({ "rate": 1, "interval": "1s" });
-    let (status, answer) = world.operate("POST", "sys/quotas/rate-limit/all", quota).await;
-    assert_eq!(status, 204, "{answer}");
+    assert!(world.limit_calls(Some(1)).await);
     for _ in 0..3 {
         rotates(&world, &service, seconds(120)).await;
         flawless(&service);
     }
-    let calls = world.proxy.calls();
+    let calls = world.proxy().calls();
     let limited = calls.iter().filter(|call| call.status == Some(429)).count();
     assert!(limited > 0, "the quota was never felt");
-    assert!(limited < 3 * calls.len() / 4, "{limited} of {} calls were refused", calls.len());
+    // One call is let through each second, and no two attempts at the same thing are closer than a quarter of one: three
+    // refusals for each success are the most, were every pause the shortest that there is.
+    let let_through = calls.len() - limited;
+    assert!(limited < 3 * let_through, "{limited} refused, {let_through} let through");
     // It holds for the operator, too, who shares the one call a second with the service.
-    let is_lifted = async || {
-        let (status, _) = world.operate("DELETE", "sys/quotas/rate-limit/all", json!({})).await;
-        status == 204
-    };
+    let is_lifted = async || world.limit_calls(None).await;
     world.pass_until("the quota is lifted", seconds(120), is_lifted).await;
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;
 }
 
-async fn without_the_right_to_revoke_a_lease_the_token_takes_it_along(cluster: &Cluster) {
-    let world = World::start_with(cluster, Terms::MINUTE, |setup| {
-        let rules = setup.policies.get_mut("worker").expect("the policy");
-        rules.retain(|rule| rule.path != "sys/leases/revoke");
-    })
-    .await;
+pub(crate) async fn without_the_right_to_revoke_a_lease_the_token_takes_it_along(
+    world: impl Stage,
+) {
     let service = world.serve(Policy::default()).await;
     for _ in 0..3 {
         rotates(&world, &service, seconds(120)).await;
@@ -73,16 +89,15 @@ async fn without_the_right_to_revoke_a_lease_the_token_takes_it_along(cluster: &
     world.stop().await;
 }
 
-async fn without_the_right_to_renew_everything_is_replaced_before_it_ends(cluster: &Cluster) {
-    let world = World::start_with(cluster, Terms::MINUTE, |setup| {
-        let denied = json!({ "path": "sys/leases/renew", "capabilities": ["deny"] });
-        let rules = setup.policies.get_mut("worker").expect("the policy");
-        rules.push(serde_json::from_value(denied).expect("a rule"));
-    })
-    .await;
+pub(crate) async fn without_the_right_to_renew_everything_is_replaced_before_it_ends(
+    world: impl Stage,
+    watched: Duration,
+    generations: u64,
+) {
     let service = world.serve(Policy::default()).await;
-    world.pass(seconds(300)).await;
-    assert!(number(&service) >= 5, "{} generations in five minutes", number(&service));
+    world.pass(watched).await;
+    let reached = number(&service);
+    assert!(reached >= generations, "{reached} generations in {watched:?}");
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;

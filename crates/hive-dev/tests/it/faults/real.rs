@@ -1,4 +1,4 @@
-//! The same faults on a real OpenBao, in real time: what an operator revokes, a crash, a seal.
+//! What befalls a whole server, on a real OpenBao, in real time: an operator who revokes, a crash, a seal.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,57 +12,21 @@ use hive_security::credentials::{
     Credential, Credentials, Error, Holder, HolderError, Request, RotationState, Settings,
 };
 use hive_security::vault::LoginMethod;
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::watch;
 
 use super::load::Load;
+use super::scene::{self, Setting, configure};
 use super::world::{CREDENTIAL, Cluster, ROLE, WORKERS, identity};
 use crate::fixture;
 
-/// Short enough to see the end of it, and long enough to be renewed.
-const TTL_S: u64 = 30;
 const PATIENCE: Duration = Duration::from_secs(60);
-const POLICY: &str = "path \"database/creds/*\" { capabilities = [\"read\"] }\n\
-    path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
 
 async fn operate(bao: &OpenBao, method: &str, path: &str, body: Value) -> Value {
-    let token = Some(&bao.root_token);
-    let (status, answer) = fixture::call(&bao.address, method, path, token, body).await;
+    let (status, answer) = scene::operate(bao, "", method, path, body).await;
     assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
     answer
-}
-
-async fn configure(bao: &OpenBao, cluster: &Cluster, keys_url: &str) {
-    let postgres = &cluster.postgres;
-    let (host, port, database) = (&postgres.host, postgres.port, &postgres.database);
-    let place = format!("{host}:{port}/{database}?sslmode=disable");
-    let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE ledger_writer";
-    for (path, body) in [
-        ("sys/auth/jwt", json!({ "type": "jwt" })),
-        ("auth/jwt/config", json!({ "jwks_url": keys_url })),
-        ("sys/policies/acl/app", json!({ "policy": POLICY })),
-        (
-            &format!("auth/jwt/role/{ROLE}"),
-            json!({ "role_type": "jwt", "user_claim": "sub", "bound_audiences": fixture::AUDIENCE,
-                "token_policies": "app", "token_ttl": "300s" }),
-        ),
-        ("sys/mounts/database", json!({ "type": "database" })),
-        (
-            "database/config/ledger",
-            json!({ "plugin_name": "postgresql-database-plugin", "allowed_roles": "*",
-                "connection_url": format!("postgresql://{{{{username}}}}:{{{{password}}}}@{place}"),
-                "username": postgres.username, "password": postgres.password.expose_secret() }),
-        ),
-        (
-            "database/roles/ledger",
-            json!({ "db_name": "ledger", "creation_statements": create,
-                "default_ttl": format!("{TTL_S}s"), "max_ttl": "3600s" }),
-        ),
-    ] {
-        operate(bao, "POST", path, body).await;
-    }
 }
 
 /// A holder that tries a login only when it is let.
@@ -161,7 +125,7 @@ async fn on_openbao_nothing_fails_when_it_revokes_or_crashes_and_a_seal_closes_i
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../tools/bin/bao");
     let bao = OpenBao::durable(&program, &directory.path().join("bao")).await;
     let mut bao = bao.expect("OpenBao is there (cargo xtask real) and starts");
-    configure(&bao, &cluster, &authority.keys_url()).await;
+    configure(&bao, &cluster, &authority.keys_url(), &Setting::usual("", &cluster)).await;
     let login = LoginMethod::JwtSvid { workload: workload.clone(), role: ROLE.to_owned() };
     let requests = vec![Request::read(CREDENTIAL, "database/creds/ledger")];
     let client = fixture::client(&bao.address);

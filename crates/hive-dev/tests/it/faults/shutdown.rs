@@ -4,13 +4,14 @@ use hive_dev::proxy::{Fault, Rule};
 use hive_security::credentials::{Error, Policy};
 
 use super::ends::{number, seconds};
+use super::stage::Stage;
 use super::world::{Cluster, Service, Terms, World};
 
 /// Asks for a rotation, and lets it get as far as it can while answers of this path are slow or lost.
-async fn interrupted(world: &World, rule: Rule) -> Service {
+async fn interrupted(world: &impl Stage, rule: Rule) -> Service {
     let service = world.serve(Policy::default()).await;
     world.pass(seconds(2)).await;
-    world.proxy.spoil(rule);
+    world.proxy().spoil(rule);
     service.credentials.rotate().await;
     world.pass(seconds(1)).await;
     assert_eq!(number(&service), 1, "it was not interrupted");
@@ -20,7 +21,8 @@ async fn interrupted(world: &World, rule: Rule) -> Service {
 #[tokio::test]
 async fn whoever_stops_leaves_nothing_behind() {
     let cluster = Cluster::start().await;
-    whoever_stops_in_the_middle_of_a_rotation_leaves_nothing_behind(&cluster).await;
+    let world = World::start(&cluster, Terms::MINUTE).await;
+    whoever_stops_in_the_middle_of_a_rotation_leaves_nothing_behind(world).await;
     whoever_stops_while_the_old_is_still_used_waits_for_half_of_the_time_and_leaves_nothing(
         &cluster,
     )
@@ -29,8 +31,9 @@ async fn whoever_stops_leaves_nothing_behind() {
     cluster.stop().await;
 }
 
-async fn whoever_stops_in_the_middle_of_a_rotation_leaves_nothing_behind(cluster: &Cluster) {
-    let world = World::start(cluster, Terms::MINUTE).await;
+pub(crate) async fn whoever_stops_in_the_middle_of_a_rotation_leaves_nothing_behind(
+    world: impl Stage,
+) {
     for (path, fault) in [
         ("auth/jwt/login", Fault::Slow(seconds(2))),
         ("database/creds/", Fault::Slow(seconds(2))),
@@ -40,7 +43,7 @@ async fn whoever_stops_in_the_middle_of_a_rotation_leaves_nothing_behind(cluster
         let service = interrupted(&world, Rule::of(path, fault.clone())).await;
         let outcome = world.close(service).await;
         assert!(outcome.is_flawless(), "{path} {fault:?}: {outcome:?}");
-        world.proxy.restore();
+        world.proxy().restore();
     }
     world.stop().await;
 }

@@ -113,7 +113,7 @@ pub(crate) struct Service {
     pub(crate) credentials: Credentials,
     pub(crate) pool: PgPoolHolder,
     pub(crate) load: Load,
-    _hold: Hold,
+    pub(crate) _hold: Hold,
 }
 
 impl World {
