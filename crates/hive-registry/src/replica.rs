@@ -381,4 +381,6 @@ fn decoded(id: AgentId, value: &[u8]) -> Result<Arc<Agent>, String> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod model;
+#[cfg(test)]
+mod tests;

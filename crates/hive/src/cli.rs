@@ -1,5 +1,6 @@
 //! The command line: what can be said, and which file does it.
 
+mod agents;
 #[cfg(feature = "dev")]
 mod dev;
 mod doctor;
@@ -36,6 +37,9 @@ enum Verb {
     /// Submits, watches, lists, shows and cancels plans.
     #[command(subcommand)]
     Plan(plan::Verb),
+    /// Lists, watches and explains the agents that the registry knows.
+    #[command(subcommand)]
+    Agents(agents::Verb),
     /// Says who this process is to others, and until when; fetches and verifies documents.
     Identity(identity::Options),
     /// Lists, extends and ends what is borrowed from Vault; prints a password for programs that call out.
@@ -80,6 +84,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         #[cfg(feature = "dev")]
         Verb::Up(options) => crate::up::run(options),
         Verb::Plan(verb) => plan::run(verb),
+        Verb::Agents(verb) => agents::run(verb),
         Verb::Identity(options) => identity::run(options),
         Verb::Lease(verb) => lease::run(verb),
         Verb::Exec(options) => exec::run(&options),

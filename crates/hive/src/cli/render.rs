@@ -75,7 +75,7 @@ impl Screen {
 }
 
 /// Rows and columns of the terminal; the classic ones when it does not say.
-fn size() -> (usize, usize) {
+pub(super) fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(std::io::stdout()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row.into(), size.ws_col.into()),
         _ => (24, 80),
@@ -103,7 +103,7 @@ fn fit(view: &PlanView, spinner: char, (rows, columns): (usize, usize)) -> Vec<S
 }
 
 /// A closed pipe or terminal must not change how a plan ends.
-fn write_out(text: &str) {
+pub(super) fn write_out(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -3,6 +3,7 @@
 use crate::exit;
 use hive_api::names;
 use hive_api::orchestrator::plans_client::PlansClient;
+use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_runtime::config::{ProcessEnvironment, Strings};
 use hive_runtime::errors::chain;
 use hive_security::connect::{self, Channel};
@@ -22,6 +23,9 @@ const HINT: &str = "; `hive up` prints the line that sets it for this shell";
 
 /// The orchestrator's client for whoever looks after plans.
 pub(crate) type Plans = PlansClient<Channel>;
+
+/// The registry's client.
+pub(crate) type Agents = ServiceRegistryClient<Channel>;
 
 /// Why a command failed, and with which exit status.
 #[derive(Debug)]
@@ -119,12 +123,22 @@ pub(crate) fn plans(workload: &Workload) -> Result<Plans, Failure> {
 
 /// The orchestrator at `address`, as this workload. Connects at the first call.
 pub(crate) fn plans_at(workload: &Workload, address: &str) -> Result<Plans, Failure> {
+    let channel = channel(workload, address, names::ORCHESTRATOR)?;
+    Ok(PlansClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// The registry at `HIVE_REGISTRY_ADDR`, as this workload. Connects at the first call.
+pub(crate) fn agents(workload: &Workload) -> Result<Agents, Failure> {
+    let channel = channel(workload, &setting("HIVE_REGISTRY_ADDR")?, names::REGISTRY)?;
+    Ok(ServiceRegistryClient::new(channel))
+}
+
+fn channel(workload: &Workload, address: &str, server: names::Party) -> Result<Channel, Failure> {
     let domain = workload.trust_domain();
     let failed = |error: hive_security::Error| Failure::bad_input(chain(&error));
-    let server = IdPattern::in_trust_domain(&domain, names::ORCHESTRATOR.path).map_err(failed)?;
-    let audience = Audience::of_service(names::ORCHESTRATOR.name, &domain).map_err(failed)?;
-    let channel = connect::channel(workload, address, server, audience).map_err(failed)?;
-    Ok(PlansClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    let pattern = IdPattern::in_trust_domain(&domain, server.path).map_err(failed)?;
+    let audience = Audience::of_service(server.name, &domain).map_err(failed)?;
+    connect::channel(workload, address, pattern, audience).map_err(failed)
 }
 
 fn setting(name: &str) -> Result<String, Failure> {

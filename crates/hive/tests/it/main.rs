@@ -1,5 +1,6 @@
 //! The whole stack, driven through the built binary as its users drive it.
 
+mod agents;
 mod bad_input;
 mod cleanup;
 mod cores;

@@ -1,0 +1,46 @@
+//! `hive agents`: the workers of a stack, as an operator sees them.
+
+use crate::harness::{Place, Up, assert_status, signal, stdout};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+fn ids(list: &str) -> BTreeSet<String> {
+    list.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn workers_are_listed_explained_and_watched_and_stay_who_they_are_when_they_restart() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &["--postgres", "off", "--workers", "2"]);
+    let listed = up.hive(&["agents", "list", "--capability", "BUILD"]);
+    assert_status(&listed, 0);
+    let list = stdout(&listed);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert!(list.lines().all(|line| line.contains("  healthy  ")), "{list}");
+    let nobody = up.hive(&["agents", "list", "--type", "guard"]);
+    assert!(stdout(&nobody).starts_with("no agents"), "{nobody:?}");
+
+    let explained = up.hive(&["agents", "explain", "BUILD", "--results", "1"]);
+    assert_status(&explained, 0);
+    let explained = stdout(&explained);
+    assert!(explained.starts_with("  1. ") && explained.contains(" = 0.4 × health 1.00"));
+    assert!(explained.contains("others are better or were drawn"), "{explained}");
+    let wrong = up.hive(&["agents", "explain", "BUILD,TEST"]);
+    assert_status(&wrong, 64);
+
+    let mut watching = up.command(&["agents", "watch"]);
+    let mut watching = watching.stdout(Stdio::piped()).spawn().expect("hive can be run");
+    let lines = BufReader::new(watching.stdout.take().expect("a pipe")).lines();
+    let told: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.starts_with("in sync")).collect();
+    watching.kill().and_then(|()| watching.wait()).expect("it is ours");
+    assert_eq!(ids(&told.join("\n")), ids(&list));
+
+    signal("KILL", up.part("worker-1"));
+    up.wait_for(|event| event["event"] == "service-ready" && event["name"] == "worker-1");
+    let again = stdout(&up.hive(&["agents", "list"]));
+    assert_eq!(ids(&again), ids(&list), "the same agents");
+    assert_eq!(up.stop(), Some(0));
+    place.assert_nothing_is_left();
+}
