@@ -4,6 +4,7 @@
 //!  calls/*.calls   requests, and which differences between the two answers are known and why (see `script`)
 //!  stage           starts both, and whatever the calls need: PostgreSQL, Redis, an authority that signs tokens
 //!  recorder        makes the calls on one server
+//!  imported        keys that come from elsewhere, and backups that go from one to the other
 //!  hvac            the client of Python programs, and rust_client the crate vaultrs: both find the same in both
 //!  certificates    what those say, without what is random in them
 //!  sealed          what transit seals on either opens in one way
@@ -16,6 +17,7 @@
 
 mod certificates;
 mod hvac;
+mod imported;
 mod recorder;
 mod rust_client;
 mod script;

@@ -58,7 +58,7 @@ impl Pki {
         let mut warnings = warn_of_ttl(asked, frame.max_ttl);
         let ttl = asked.min(frame.max_ttl);
         let certificate = self_signed(&key, body, frame.now, ttl)?;
-        let mut authority = Authority::of(certificate, Some(&key)).ok_or_else(failed)?;
+        let mut authority = Authority::of(&certificate, Some(&key)).ok_or_else(failed)?;
         authority.name = name.to_owned();
         authority.signature = key.kind.signature();
         warnings.extend(self.lacks_urls());
@@ -119,15 +119,15 @@ pub(super) fn be_authority(params: &mut CertificateParams, length: Option<i64>) 
 
 impl Authority {
     /// The one with this certificate, DER. None: it is not one of an authority.
-    pub(super) fn of(certificate: Vec<u8>, key: Option<&Key>) -> Option<Self> {
-        let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
+    pub(super) fn of(certificate: &[u8], key: Option<&Key>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         if !parsed.is_ca() {
             return None;
         }
         let not_after = u64::try_from(parsed.validity.not_after.timestamp()).ok()?;
         let issuer = match key {
             Some(key) => {
-                let der = certificate.as_slice().into();
+                let der = certificate.into();
                 Some(Issuer::from_ca_cert_der(&der, key.pair().ok()?).ok()?)
             }
             None => None,
@@ -143,7 +143,7 @@ impl Authority {
             subject: parsed.subject.as_raw().to_vec(),
             signed_by: parsed.issuer.as_raw().to_vec(),
             issuer,
-            certificate: certificate.clone(),
+            certificate: certificate.to_vec(),
         })
     }
 

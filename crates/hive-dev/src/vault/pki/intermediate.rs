@@ -147,7 +147,7 @@ impl Pki {
                 }
                 None => {
                     let key = self.keys.of(&certificate.public);
-                    let authority = Authority::of(certificate.der, key).ok_or_else(failed)?;
+                    let authority = Authority::of(&certificate.der, key).ok_or_else(failed)?;
                     let both = (authority.id.clone(), authority.key_id.clone());
                     imported.push(authority.id.clone());
                     self.add_authority(authority);

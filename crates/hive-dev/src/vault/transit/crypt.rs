@@ -7,7 +7,7 @@ use aws_lc_rs::aead::{
 };
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::rsa::{
-    OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
+    OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
     PrivateDecryptingKey, PublicEncryptingKey,
 };
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -19,6 +19,7 @@ use super::{Body, Fault, Keys, Reply, decoded, each, internal, versioned};
 use crate::vault::fields;
 
 const NONCE_BYTES: usize = 12;
+pub(super) const NO_CONTEXT: &str = "missing 'context' for key derivation; the key was created using a derived key, which means additional, per-request information must be included in order to perform operations with the key";
 const NOT_FOUND: &str = "encryption key not found";
 
 impl Keys {
@@ -39,7 +40,7 @@ impl Keys {
         } else if fields::text(body, "plaintext").is_none() {
             return Err(Fault::new(400, "missing plaintext to encrypt"));
         }
-        if !self.0.contains_key(name) {
+        if !self.all.contains_key(name) {
             self.create(name, body, now)?;
         }
         let key = self.key(name, NOT_FOUND)?;
@@ -166,16 +167,24 @@ impl Key {
             return Ok(version.material.clone());
         }
         if context.is_empty() {
-            let text = "missing 'context' for key derivation; the key was created using a derived key, which means additional, per-request information must be included in order to perform operations with the key";
-            return Err(Fault::new(400, text));
+            return Err(Fault::new(400, NO_CONTEXT));
         }
-        let mut key = Zeroizing::new(vec![0; version.material.len()]);
-        let extracted = Salt::new(HKDF_SHA256, &[]).extract(&version.material);
-        let info = [context];
-        let expanded = extracted.expand(&info, Length(key.len()));
-        let filled = expanded.and_then(|expanded| expanded.fill(&mut key));
-        filled.map(|()| key).map_err(|_| internal("the key cannot be derived"))
+        derived(&version.material, context, version.material.len())
     }
+}
+
+/// The key that HKDF makes of another, for this context.
+pub(super) fn derived(
+    from: &[u8],
+    context: &[u8],
+    length: usize,
+) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let mut key = Zeroizing::new(vec![0; length]);
+    let extracted = Salt::new(HKDF_SHA256, &[]).extract(from);
+    let info = [context];
+    let expanded = extracted.expand(&info, Length(length));
+    let filled = expanded.and_then(|expanded| expanded.fill(&mut key));
+    filled.map(|()| key).map_err(|_| internal("the key cannot be derived"))
 }
 
 /// Of a key that is made.
@@ -256,14 +265,20 @@ impl Version {
     }
 
     fn open_rsa(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let failed =
-            |_| internal("failed to RSA decrypt the ciphertext: crypto/rsa: decryption error");
-        let key = PrivateDecryptingKey::from_pkcs8(&self.material)
-            .map_err(|_| internal("the key is unusable"))?;
-        let key = OaepPrivateDecryptingKey::new(key).map_err(failed)?;
+        self.open_oaep(&OAEP_SHA256_MGF1SHA256, sealed).map_err(|()| {
+            internal("failed to RSA decrypt the ciphertext: crypto/rsa: decryption error")
+        })
+    }
+
+    pub(super) fn open_oaep(
+        &self,
+        how: &'static OaepAlgorithm,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, ()> {
+        let key = PrivateDecryptingKey::from_pkcs8(&self.material).map_err(drop)?;
+        let key = OaepPrivateDecryptingKey::new(key).map_err(drop)?;
         let mut text = Zeroizing::new(vec![0; key.min_output_size()]);
-        let length = key.decrypt(&OAEP_SHA256_MGF1SHA256, sealed, &mut text, None);
-        let length = length.map_err(failed)?.len();
+        let length = key.decrypt(how, sealed, &mut text, None).map_err(drop)?.len();
         text.truncate(length);
         Ok(text)
     }

@@ -47,12 +47,19 @@ pub(super) struct Key {
     pub(super) min_decryption: u32,
     /// Zero: the latest.
     pub(super) min_encryption: u32,
-    min_available: u32,
+    pub(super) min_available: u32,
     /// What is encrypted with is made from the key and a context that comes with each call.
     pub(super) derived: bool,
     pub(super) deletion_allowed: bool,
     pub(super) exportable: bool,
     pub(super) plaintext_backup: bool,
+    /// Its newest version came from elsewhere.
+    pub(super) imported: bool,
+    /// Although it came from elsewhere, versions may be made here.
+    pub(super) allows_rotation: bool,
+    /// When it was backed up last, and when restored, as it is shown.
+    pub(super) backup_info: Option<Value>,
+    pub(super) restore_info: Option<Value>,
 }
 
 /// One version of a key.
@@ -62,7 +69,7 @@ pub(super) struct Version {
     /// SubjectPublicKeyInfo, or what stands for it.
     pub(super) public: Vec<u8>,
     pub(super) hmac: Zeroizing<Vec<u8>>,
-    created: SystemTime,
+    pub(super) created: SystemTime,
 }
 
 impl Kind {
@@ -99,7 +106,7 @@ impl Kind {
     }
 
     /// As the key's own entry calls it.
-    fn short_name(self) -> &'static str {
+    pub(super) fn short_name(self) -> &'static str {
         match self {
             Self::Ec(Curve::P256) => "P-256",
             Self::Ec(Curve::P384) => "P-384",
@@ -120,7 +127,7 @@ impl Kind {
         matches!(self, Self::Ec(_) | Self::Ed25519 | Self::Rsa(_))
     }
 
-    fn derives(self) -> bool {
+    pub(super) fn derives(self) -> bool {
         self.is_symmetric() || self == Self::Ed25519
     }
 }
@@ -137,9 +144,13 @@ impl Curve {
 
 impl Key {
     pub(super) fn new(kind: Kind, now: SystemTime) -> Result<Self, Fault> {
-        Ok(Self {
+        Ok(Self::of(kind, BTreeMap::from([(1, Version::new(kind, now)?)])))
+    }
+
+    pub(super) fn of(kind: Kind, versions: BTreeMap<u32, Version>) -> Self {
+        Self {
             kind,
-            versions: BTreeMap::from([(1, Version::new(kind, now)?)]),
+            versions,
             min_decryption: 1,
             min_encryption: 0,
             min_available: 0,
@@ -147,7 +158,15 @@ impl Key {
             deletion_allowed: false,
             exportable: false,
             plaintext_backup: false,
-        })
+            imported: false,
+            allows_rotation: false,
+            backup_info: None,
+            restore_info: None,
+        }
+    }
+
+    pub(super) fn may_rotate(&self) -> bool {
+        !self.imported || self.allows_rotation
     }
 
     pub(super) fn latest(&self) -> u32 {
@@ -157,6 +176,7 @@ impl Key {
     pub(super) fn rotate(&mut self, now: SystemTime) -> Result<(), Fault> {
         let version = Version::new(self.kind, now)?;
         self.versions.insert(self.latest() + 1, version);
+        self.imported = false;
         Ok(())
     }
 
@@ -232,10 +252,10 @@ impl Key {
         Ok(())
     }
 
-    pub(super) fn describe(&self, name: &str) -> Value {
+    pub(super) fn describe(&self, name: &str, context: &[u8]) -> Value {
         let shown = self.versions.range(self.min_decryption..);
         let keys: Map<_, _> = shown
-            .map(|(number, version)| (number.to_string(), version.describe(self.kind)))
+            .map(|(number, version)| (number.to_string(), self.entry(version, context)))
             .collect();
         let mut shown = json!({
             "allow_plaintext_backup": self.plaintext_backup,
@@ -243,7 +263,7 @@ impl Key {
             "deletion_allowed": self.deletion_allowed,
             "derived": self.derived,
             "exportable": self.exportable,
-            "imported_key": false,
+            "imported_key": self.imported,
             "keys": keys,
             "latest_version": self.latest(),
             "min_available_version": self.min_available,
@@ -262,11 +282,29 @@ impl Key {
             members.insert("convergent_encryption".to_owned(), json!(false));
             members.insert("kdf".to_owned(), json!("hkdf_sha256"));
         }
+        if self.imported {
+            members.insert("imported_key_allow_rotation".to_owned(), json!(self.allows_rotation));
+        }
+        let infos = [("backup_info", &self.backup_info), ("restore_info", &self.restore_info)];
+        for (name, info) in infos {
+            members.extend(info.clone().map(|info| (name.to_owned(), info)));
+        }
         if let Kind::Hmac(bytes) = self.kind {
             members.remove("keys");
             members.insert("key_size".to_owned(), json!(bytes));
         }
         shown
+    }
+
+    /// Of a key from which others are derived, the public half is shown for a context only.
+    fn entry(&self, version: &Version, context: &[u8]) -> Value {
+        let mut entry = version.describe(self.kind);
+        if self.derived && self.kind == Kind::Ed25519 {
+            let pair = self.derived_pair(version, context).ok().flatten();
+            let public = pair.map(|pair| BASE64_STANDARD.encode(pair.public_key()));
+            entry["public_key"] = json!(public.unwrap_or_default());
+        }
+        entry
     }
 
     /// The keys themselves, where they may leave.
@@ -333,13 +371,9 @@ impl Key {
 }
 
 impl Version {
-    fn new(kind: Kind, created: SystemTime) -> Result<Self, Fault> {
-        let (material, public) = generated(kind).map_err(|_| internal("key generation failed"))?;
-        let hmac = match kind {
-            Kind::Hmac(_) => material.clone(),
-            _ => random(HMAC_KEY_BYTES),
-        };
-        Ok(Self { material, public, hmac, created })
+    pub(super) fn new(kind: Kind, created: SystemTime) -> Result<Self, Fault> {
+        let made = generated(kind).map_err(|_| internal("key generation failed"))?;
+        Ok(Self::of(kind, made, None, created))
     }
 
     fn describe(&self, kind: Kind) -> Value {
@@ -355,7 +389,7 @@ impl Version {
         })
     }
 
-    fn public_text(&self, kind: Kind) -> String {
+    pub(super) fn public_text(&self, kind: Kind) -> String {
         match kind {
             Kind::Ed25519 => BASE64_STANDARD.encode(&self.public),
             _ => pem("PUBLIC KEY", &self.public),
@@ -380,46 +414,69 @@ impl Version {
                 Some(pem("EC PRIVATE KEY", old.as_ref()))
             }
             Kind::Rsa(_) => Some(pem("RSA PRIVATE KEY", &inner_key(&self.material)?)),
-            // As Go keeps it: the seed, and the public key behind it.
-            _ => {
-                let octets = inner_key(&self.material)?;
-                let seed = octets.get(2..34)?;
-                Some(BASE64_STANDARD.encode([seed, &self.public].concat()))
-            }
+            _ => Some(BASE64_STANDARD.encode(&*self.seed_and_public()?)),
         }
+    }
+
+    /// An Ed25519 key as Go keeps it: the seed, and the public key behind it.
+    pub(super) fn seed_and_public(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let octets = Zeroizing::new(inner_key(&self.material)?);
+        Some(Zeroizing::new([octets.get(2..34)?, &self.public].concat()))
+    }
+
+    /// A version that is made of what came from elsewhere.
+    pub(super) fn of(
+        kind: Kind,
+        made: Made,
+        hmac: Option<Zeroizing<Vec<u8>>>,
+        created: SystemTime,
+    ) -> Self {
+        let (material, public) = made;
+        let hmac = match (kind, hmac) {
+            (Kind::Hmac(_), _) => material.clone(),
+            (_, Some(hmac)) => hmac,
+            (_, None) => random(HMAC_KEY_BYTES),
+        };
+        Self { material, public, hmac, created }
     }
 }
 
 type Unspecified = aws_lc_rs::error::Unspecified;
-type Generated = (Zeroizing<Vec<u8>>, Vec<u8>);
+/// What a version is kept as, and its public half.
+pub(super) type Made = (Zeroizing<Vec<u8>>, Vec<u8>);
 
-fn generated(kind: Kind) -> Result<Generated, Unspecified> {
+fn generated(kind: Kind) -> Result<Made, Unspecified> {
     Ok(match kind {
         Kind::Aes128 => (random(16), Vec::new()),
         Kind::Aes256 | Kind::ChaCha20 => (random(32), Vec::new()),
         Kind::Hmac(bytes) => (random(usize::from(bytes)), Vec::new()),
-        Kind::Ec(curve) => {
-            let pair = EcdsaKeyPair::generate(curve.signing())?;
-            let public: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
-            (Zeroizing::new(pair.to_pkcs8v1()?.as_ref().to_vec()), public.as_ref().to_vec())
-        }
-        Kind::Ed25519 => {
-            let pair = Ed25519KeyPair::generate()?;
-            let public = pair.public_key().as_ref().to_vec();
-            (Zeroizing::new(pair.to_pkcs8()?.as_ref().to_vec()), public)
-        }
+        Kind::Ec(curve) => of_ec(&EcdsaKeyPair::generate(curve.signing())?)?,
+        Kind::Ed25519 => of_ed25519(&Ed25519KeyPair::generate()?)?,
         Kind::Rsa(bits) => {
             let size = match bits {
                 3072 => KeySize::Rsa3072,
                 4096 => KeySize::Rsa4096,
                 _ => KeySize::Rsa2048,
             };
-            let pair = RsaKeyPair::generate(size)?;
-            let public: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
-            let private: Pkcs8V1Der<'_> = pair.as_der()?;
-            (Zeroizing::new(private.as_ref().to_vec()), public.as_ref().to_vec())
+            of_rsa(&RsaKeyPair::generate(size)?)?
         }
     })
+}
+
+pub(super) fn of_ec(pair: &EcdsaKeyPair) -> Result<Made, Unspecified> {
+    let public: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+    Ok((Zeroizing::new(pair.to_pkcs8v1()?.as_ref().to_vec()), public.as_ref().to_vec()))
+}
+
+pub(super) fn of_ed25519(pair: &Ed25519KeyPair) -> Result<Made, Unspecified> {
+    let public = pair.public_key().as_ref().to_vec();
+    Ok((Zeroizing::new(pair.to_pkcs8()?.as_ref().to_vec()), public))
+}
+
+pub(super) fn of_rsa(pair: &RsaKeyPair) -> Result<Made, Unspecified> {
+    let public: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+    let private: Pkcs8V1Der<'_> = pair.as_der()?;
+    Ok((Zeroizing::new(private.as_ref().to_vec()), public.as_ref().to_vec()))
 }
 
 /// Bytes of the system's generator.

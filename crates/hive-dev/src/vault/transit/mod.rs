@@ -1,10 +1,12 @@
 //! The transit engine: encrypts, signs and hashes for those who do not hold the key.
 //!
-//! Not here: derived keys that sign, convergent keys, imported keys, backup and restore, certificates; XChaCha20 and RSA above
-//! 4096 bits. Asking for them is refused as an unknown type is.
+//! Not here: convergent keys, imported keys that are derived from or of which only the public half is known, backups of
+//! ECDSA and RSA keys, certificates; XChaCha20 and RSA above 4096 bits. Asking for them is refused.
 
+mod backup;
 mod crypt;
 mod digests;
+mod import;
 mod key;
 mod sign;
 
@@ -17,7 +19,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Map, Value, json};
 
-use self::key::{Key, Kind};
+use self::key::{Key, Kind, Version};
 use super::core::Core;
 use super::engine::{Ask, Engine};
 use super::fields;
@@ -43,8 +45,12 @@ impl Engine for Transit {
 
     fn handle<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Reply, Fault>> {
         async move {
-            let body = &ask.call.body;
-            let reply = self.keys().answer(ask.verb(), ask.path, body, ask.wall())?;
+            let mut body = ask.call.body.clone();
+            // Who reads a derived key may say of what.
+            if let Some(context) = ask.call.query.get("context") {
+                body.entry("context").or_insert_with(|| json!(context));
+            }
+            let reply = self.keys().answer(ask.verb(), ask.path, &body, ask.wall())?;
             if let Reply::Body(envelope) = &reply {
                 for secret in secrets(ask.path, &envelope.data) {
                     ask.witness("transit-key", secret).await?;
@@ -58,6 +64,9 @@ impl Engine for Transit {
 
 /// The keys in an answer. What was decrypted is the caller's own, and no secret of ours.
 fn secrets<'a>(path: &str, data: &'a Value) -> Vec<&'a str> {
+    if path.starts_with("backup/") {
+        return data["backup"].as_str().into_iter().collect();
+    }
     if path.starts_with("datakey/") {
         return data["plaintext"].as_str().into_iter().collect();
     }
@@ -69,12 +78,16 @@ fn secrets<'a>(path: &str, data: &'a Value) -> Vec<&'a str> {
 
 /// Every key of one mount, by name.
 #[derive(Default)]
-pub(super) struct Keys(BTreeMap<String, Key>);
+pub(super) struct Keys {
+    all: BTreeMap<String, Key>,
+    /// What comes from elsewhere is wrapped for this one.
+    wrapping: Option<Version>,
+}
 
 impl Keys {
     /// Whether a key is there: `encrypt/<name>` makes one where none is.
     pub(super) fn holds(&self, path: &str) -> bool {
-        path.split('/').nth(1).is_some_and(|name| self.0.contains_key(name))
+        path.split('/').nth(1).is_some_and(|name| self.all.contains_key(name))
     }
 
     /// Answers a call below the mount.
@@ -88,11 +101,18 @@ impl Keys {
         let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
         match (verb, parts.as_slice()) {
             (Verb::List, ["keys"]) => self.list(),
-            (Verb::Read, ["keys", name]) => self.read(name),
+            (Verb::Read, ["keys", name]) => self.read(name, body),
+            (Verb::Read, ["wrapping_key"]) => self.wrapping_key(now),
+            (Verb::Read, ["backup", name]) => self.back_up(name, now),
+            (Verb::Write, ["restore"]) => self.restore(None, body, now),
+            (Verb::Write, ["restore", _, _, ..]) => Err(internal("key names cannot be paths")),
+            (Verb::Write, ["restore", name]) => self.restore(Some(name), body, now),
+            (Verb::Write, ["keys", name, "import"]) => self.import(name, body, now),
+            (Verb::Write, ["keys", name, "import_version"]) => self.import_version(name, body, now),
             (Verb::Write, ["keys", name]) => self.create(name, body, now),
             (Verb::Delete, ["keys", name]) => self.delete(name),
             (Verb::Write, ["keys", name, "config"]) => self.configure(name, body),
-            (Verb::Write, ["keys", name, "rotate"]) => self.rotate(name, now),
+            (Verb::Write, ["keys", name, "rotate"]) => self.rotate(name, body, now),
             (Verb::Write, ["keys", name, "trim"]) => self.trim(name, body),
             (Verb::Read, ["config", "keys"]) => Ok(Reply::data(json!({ "disable_upsert": false }))),
             (Verb::Read, ["export", kind, name]) => self.export(kind, name, None),
@@ -124,12 +144,12 @@ impl Keys {
     }
 
     fn list(&self) -> Result<Reply, Fault> {
-        Reply::keys(self.0.keys().cloned())
+        Reply::keys(self.all.keys().cloned())
     }
 
-    fn read(&self, name: &str) -> Result<Reply, Fault> {
-        let key = self.0.get(name).ok_or_else(Fault::no_value)?;
-        Ok(Reply::data(key.describe(name)))
+    fn read(&self, name: &str, body: &Body) -> Result<Reply, Fault> {
+        let key = self.all.get(name).ok_or_else(Fault::no_value)?;
+        Ok(Reply::data(key.describe(name, &context(body)?)))
     }
 
     fn create(&mut self, name: &str, body: &Body, now: SystemTime) -> Result<Reply, Fault> {
@@ -139,66 +159,67 @@ impl Keys {
         let kind = fields::text(body, "type").unwrap_or("aes256-gcm96");
         let kind = kind_of(kind, fields::number(body, "key_size")?.unwrap_or(0))?;
         let derived = fields::flag(body, "derived") == Some(true);
-        if derived && kind == Kind::Ed25519 {
-            let text = "derived keys that sign are not served by this development vault";
-            return Err(Fault::new(400, text));
-        }
-        if derived && !kind.is_symmetric() {
+        if derived && !kind.derives() {
             let name = kind.name();
             return Err(internal(&format!(
                 "key derivation and convergent encryption not supported for keys of type {name}"
             )));
         }
-        if !self.0.contains_key(name) {
+        if !self.all.contains_key(name) {
             let mut key = Key::new(kind, now)?;
             key.derived = derived;
             key.exportable = fields::flag(body, "exportable").unwrap_or(false);
             key.plaintext_backup = fields::flag(body, "allow_plaintext_backup").unwrap_or(false);
-            self.0.insert(name.to_owned(), key);
+            self.all.insert(name.to_owned(), key);
         }
-        self.read(name)
+        self.read(name, body)
     }
 
     fn delete(&mut self, name: &str) -> Result<Reply, Fault> {
         let refused = |why: &str| Fault::new(400, format!("error deleting policy {name}: {why}"));
-        let key = self.0.get(name).ok_or_else(|| refused("could not delete key; not found"))?;
+        let key = self.all.get(name).ok_or_else(|| refused("could not delete key; not found"))?;
         if !key.deletion_allowed {
             return Err(refused("deletion is not allowed for this key"));
         }
-        self.0.remove(name);
+        self.all.remove(name);
         Ok(Reply::Empty)
     }
 
     fn configure(&mut self, name: &str, body: &Body) -> Result<Reply, Fault> {
         let unknown = || format!("no existing key named {name} could be found");
-        let key = self.0.get_mut(name).ok_or_else(|| Fault::new(400, unknown()))?;
+        let key = self.all.get_mut(name).ok_or_else(|| Fault::new(400, unknown()))?;
         key.configure(body)?;
-        self.read(name)
+        self.read(name, body)
     }
 
-    fn rotate(&mut self, name: &str, now: SystemTime) -> Result<Reply, Fault> {
-        let key = self.0.get_mut(name).ok_or_else(|| Fault::new(400, "key not found"))?;
+    fn rotate(&mut self, name: &str, body: &Body, now: SystemTime) -> Result<Reply, Fault> {
+        let key = self.all.get_mut(name).ok_or_else(|| Fault::new(400, "key not found"))?;
+        if !key.may_rotate() {
+            return Err(internal(&format!(
+                "imported key {name} does not allow rotation within Vault"
+            )));
+        }
         key.rotate(now)?;
-        self.read(name)
+        self.read(name, body)
     }
 
     fn trim(&mut self, name: &str, body: &Body) -> Result<Reply, Fault> {
-        let key = self.0.get_mut(name).ok_or_else(|| Fault::new(400, "invalid key name"))?;
+        let key = self.all.get_mut(name).ok_or_else(|| Fault::new(400, "invalid key name"))?;
         key.trim(body)?;
-        self.read(name)
+        self.read(name, body)
     }
 
     fn export(&self, kind: &str, name: &str, version: Option<&str>) -> Result<Reply, Fault> {
         if !["encryption-key", "hmac-key", "public-key", "signing-key"].contains(&kind) {
             return Err(Fault::new(400, format!("invalid export type: {kind}")));
         }
-        let key = self.0.get(name).ok_or_else(Fault::no_value)?;
+        let key = self.all.get(name).ok_or_else(Fault::no_value)?;
         let keys = key.export(kind, version)?;
         Ok(Reply::data(json!({ "keys": keys, "name": name, "type": key.kind.name() })))
     }
 
     fn key(&self, name: &str, missing: &str) -> Result<&Key, Fault> {
-        self.0.get(name).ok_or_else(|| Fault::new(400, missing))
+        self.all.get(name).ok_or_else(|| Fault::new(400, missing))
     }
 }
 
@@ -255,7 +276,7 @@ pub(super) fn each(
                 Err(fault) => {
                     any_failed = true;
                     let mut shown = failed.clone();
-                    shown["error"] = json!(fault.errors.concat());
+                    shown["error"] = json!(plainly(&fault));
                     shown
                 }
             };
@@ -272,6 +293,19 @@ pub(super) fn each(
     let mut fault = Fault::new(status, "");
     fault.data = Some(data);
     Err(fault)
+}
+
+/// What a fault says, without the list of one that the real server makes of its own.
+fn plainly(fault: &Fault) -> String {
+    let text = fault.errors.concat();
+    let inner = text.strip_prefix("1 error occurred:\n\t* ");
+    inner.and_then(|text| text.strip_suffix("\n\n")).map_or_else(|| text.clone(), str::to_owned)
+}
+
+/// What a key is derived with.
+pub(super) fn context(item: &Body) -> Result<Vec<u8>, Fault> {
+    decoded(fields::text(item, "context").unwrap_or_default())
+        .map_err(|_| Fault::new(400, "failed to base64-decode context"))
 }
 
 /// Base64 as Go reads it, and Go's words for what is wrong.
@@ -307,8 +341,21 @@ pub(super) fn internal(text: &str) -> Fault {
 
 fn is_known(parts: &[&str]) -> bool {
     let routes = [
-        "config", "datakey", "decrypt", "encrypt", "export", "hash", "hmac", "keys", "random",
-        "rewrap", "sign", "verify",
+        "backup",
+        "config",
+        "datakey",
+        "decrypt",
+        "encrypt",
+        "export",
+        "hash",
+        "hmac",
+        "keys",
+        "random",
+        "restore",
+        "rewrap",
+        "sign",
+        "verify",
+        "wrapping_key",
     ];
     parts.first().is_some_and(|first| routes.contains(first))
 }

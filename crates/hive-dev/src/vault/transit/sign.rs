@@ -6,16 +6,19 @@ use aws_lc_rs::signature::{
     self, ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING,
     ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING,
     ECDSA_P521_SHA512_ASN1, ECDSA_P521_SHA512_FIXED, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
-    Ed25519KeyPair, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
+    Ed25519KeyPair, KeyPair, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
 };
 use aws_lc_rs::{constant_time, hmac};
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::{Value, json};
 
+use super::crypt::{NO_CONTEXT, derived};
 use super::digests::{algorithm, hmac_algorithm};
 use super::key::{Curve, Key, Kind, Version};
-use super::{Body, Fault, Keys, Reply, decoded, each, internal, versioned};
+use super::{Body, Fault, Keys, Reply, context, decoded, each, internal, versioned};
 use crate::vault::fields;
+
+const SEED_BYTES: usize = 32;
 
 /// How something is signed.
 struct Manner {
@@ -70,19 +73,30 @@ impl Keys {
             let text = format!("key type {} does not support signing", key.kind.name());
             return Err(Fault::new(400, text));
         }
-        let asked = key_version(body)?;
+        let (asked, is_batch) = (key_version(body)?, body.contains_key("batch_input"));
         each(body, &json!({ "key_version": 0 }), false, |item| {
             let input = decoded_input(item)?;
             // The real server takes a wrong version for a fault of its own.
             let own = |fault: Fault| internal(&fault.errors.concat());
             let (number, version) = key.version_for(asked, "signing").map_err(own)?;
-            let bytes = version.sign(key.kind, &manner, &input)?;
+            let pair = key.derived_pair(version, &context(item)?)?;
+            let bytes = match &pair {
+                Some(pair) => pair.sign(&input).as_ref().to_vec(),
+                None => version.sign(key.kind, &manner, &input)?,
+            };
             let text = if manner.is_jws {
                 BASE64_URL_SAFE_NO_PAD.encode(bytes)
             } else {
                 BASE64_STANDARD.encode(bytes)
             };
-            Ok(json!({ "key_version": number, "signature": format!("vault:v{number}:{text}") }))
+            let signature = format!("vault:v{number}:{text}");
+            let mut shown = json!({ "key_version": number, "signature": signature });
+            if let Some(pair) = pair {
+                // The real server has two names for it.
+                let name = if is_batch { "publickey" } else { "public_key" };
+                shown[name] = json!(BASE64_STANDARD.encode(pair.public_key()));
+            }
+            Ok(shown)
         })
     }
 
@@ -126,8 +140,8 @@ impl Keys {
         }
         each(body, &json!({ "valid": false }), false, |item| {
             let input = decoded_input(item)?;
-            let signature = fields::text(item, "signature").unwrap_or_default();
-            let (number, text) = versioned(signature, "signature")?;
+            let given = fields::text(item, "signature").unwrap_or_default();
+            let (number, text) = versioned(given, "signature")?;
             let version = key.version_of(number, "signature")?;
             let bytes = if manner.is_jws {
                 BASE64_URL_SAFE_NO_PAD.decode(text).map_err(drop)
@@ -138,7 +152,14 @@ impl Keys {
             if matches!(key.kind, Kind::Ec(_)) && !manner.is_jws && !is_sequence(&bytes) {
                 return Err(Fault::new(400, "supplied signature is invalid"));
             }
-            Ok(json!({ "valid": version.verify(key.kind, &manner, &input, &bytes) }))
+            let is_valid = match key.derived_pair(version, &context(item)?)? {
+                Some(pair) => {
+                    let public = UnparsedPublicKey::new(&signature::ED25519, pair.public_key());
+                    public.verify(&input, &bytes).is_ok()
+                }
+                None => version.verify(key.kind, &manner, &input, &bytes),
+            };
+            Ok(json!({ "valid": is_valid }))
         })
     }
 
@@ -255,6 +276,26 @@ impl Curve {
             Self::P384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
             Self::P521 => &ECDSA_P521_SHA512_FIXED_SIGNING,
         }
+    }
+}
+
+impl Key {
+    /// What signs for this context, where the key is one from which others are derived.
+    pub(super) fn derived_pair(
+        &self,
+        version: &Version,
+        context: &[u8],
+    ) -> Result<Option<Ed25519KeyPair>, Fault> {
+        if !self.derived || self.kind != Kind::Ed25519 {
+            return Ok(None);
+        }
+        if context.is_empty() {
+            return Err(internal(&format!("error deriving key: {NO_CONTEXT}")));
+        }
+        let failed = || internal("the key cannot be derived");
+        let whole = version.seed_and_public().ok_or_else(failed)?;
+        let seed = derived(&whole, context, SEED_BYTES)?;
+        Ed25519KeyPair::from_seed_unchecked(&seed).map(Some).map_err(|_| failed())
     }
 }
 

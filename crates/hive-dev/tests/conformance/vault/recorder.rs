@@ -151,6 +151,11 @@ impl Recorder {
         Answer { status, headers, body: parsed(&body), names: Vec::new() }
     }
 
+    /// What is found out elsewhere, for `$name`.
+    pub(crate) fn know(&mut self, name: &str, value: &str) {
+        self.known.insert(name.to_owned(), value.to_owned());
+    }
+
     pub(crate) fn root_token(&self) -> &str {
         self.root_token.expose_secret()
     }
