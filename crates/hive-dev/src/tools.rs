@@ -1,4 +1,4 @@
-//! Where the real servers are that `cargo xtask real` put into the target directory.
+//! Where `cargo xtask real` and `cargo xtask interop` put real servers and others' libraries into the target directory.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,11 @@ use std::path::PathBuf;
 /// not put there.
 pub fn program(name: &str) -> Option<PathBuf> {
     below("bin").map(|directory| directory.join(name)).filter(|program| program.is_file())
+}
+
+/// The Python with the libraries that `cargo xtask interop` installed.
+pub fn python() -> Option<PathBuf> {
+    below("python/bin").map(|directory| directory.join("python"))
 }
 
 /// The directory with Kafka's archives.

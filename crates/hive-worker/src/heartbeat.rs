@@ -27,8 +27,8 @@ pub(crate) struct Heartbeat {
     pub(crate) kinds: Vec<TicketKind>,
     pub(crate) slots: usize,
     pub(crate) tally: Arc<Tally>,
-    /// Set once this worker has been registered for the first time.
-    pub(crate) registered: watch::Sender<bool>,
+    /// This worker's agent, once it has been registered for the first time.
+    pub(crate) registered: watch::Sender<Option<String>>,
 }
 
 impl Heartbeat {
@@ -69,7 +69,7 @@ impl Heartbeat {
             }
         }
         *agent_id = Some(self.register().await?);
-        self.registered.send_replace(true);
+        self.registered.send_replace(agent_id.clone());
         Ok(())
     }
 

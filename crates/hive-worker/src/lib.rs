@@ -23,6 +23,7 @@ mod heartbeat;
 mod hex;
 mod inbox;
 mod lender;
+mod notices;
 mod orchestrator;
 mod service;
 mod tally;

@@ -7,6 +7,7 @@ use crate::executors::{Executors, Tools};
 use crate::heartbeat::Heartbeat;
 use crate::inbox::Slot;
 use crate::lender::VaultLender;
+use crate::notices::Notices;
 use crate::orchestrator::Orchestrator;
 use crate::runner::Runner;
 use crate::sandbox::Sandbox;
@@ -92,8 +93,8 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
 }
 
 /// Waits until the registry knows this worker, or has had its chance to.
-async fn known(mut registered: watch::Receiver<bool>) {
-    let _ = timeout(REGISTRY_PATIENCE, registered.wait_for(|registered| *registered)).await;
+async fn known(mut registered: watch::Receiver<Option<String>>) {
+    let _ = timeout(REGISTRY_PATIENCE, registered.wait_for(Option::is_some)).await;
 }
 
 /// The parts that are made once.
@@ -132,10 +133,11 @@ impl Worker {
         stop: &CancellationToken,
         beating: &mut JoinSet<()>,
         working: &mut JoinSet<()>,
-    ) -> watch::Receiver<bool> {
-        let (registered, is_registered) = watch::channel(false);
+    ) -> watch::Receiver<Option<String>> {
+        let (registered, is_registered) = watch::channel(None);
+        let registry = ServiceRegistryClient::new(self.registry.clone());
         let heartbeat = Heartbeat {
-            client: ServiceRegistryClient::new(self.registry.clone()),
+            client: registry.clone(),
             name: config.name.clone(),
             kinds: self.orchestrator.kinds.clone(),
             slots: config.slots,
@@ -148,6 +150,8 @@ impl Worker {
             working.spawn(slot.work(stop.clone()));
         }
         beating.spawn(heartbeat.beat(stop.clone()));
+        let notices = Notices { client: registry, agent_id: is_registered.clone() };
+        beating.spawn(notices.attend(stop.clone()));
         is_registered
     }
 }

@@ -247,3 +247,24 @@ fn one_owner_cannot_fill_the_registry() {
     world.register(OWNER, "a").expect("there is room");
     assert_eq!(world.replica.directory().owned_by(OWNER), 1);
 }
+
+#[test]
+fn a_change_that_could_not_be_written_is_decided_again() {
+    let mut world = World::new();
+    let id = world.register(OWNER, "a").expect("it is well-formed");
+    world.elapsed += TIMEOUT / 4;
+    let mut decided = 0;
+    // The store refuses everything for a while.
+    for _ in 0..40 {
+        world.elapsed += Duration::from_millis(500);
+        world.replica.handle_timeout(world.now());
+        while let Some(act) = world.replica.poll_act() {
+            let Act::Write { id, .. } = act else { continue };
+            world.replica.written(id, false);
+            decided += 1;
+        }
+    }
+    assert!(decided > 2, "suspect, dead, and again: {decided}");
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.standing(id), Some(Standing::Dead));
+}

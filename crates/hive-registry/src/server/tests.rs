@@ -2,6 +2,7 @@
 
 mod access;
 mod input;
+mod python;
 mod streams;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! `hive agents`: list, watch, explain.
+//! `hive agents`: list, watch, explain, notify.
 
 mod table;
 
@@ -8,7 +8,7 @@ use crate::exit;
 use clap::{Args, Subcommand};
 use hive_api::registry::{
     AgentChangeEvent, AgentFilter, AgentInfo, AgentType, DiscoverAgentsRequest, ListAgentsRequest,
-    WatchAgentsRequest,
+    NotifyAgentRequest, WatchAgentsRequest,
 };
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -32,6 +32,8 @@ pub(super) enum Verb {
     Watch(Wanted),
     /// Says which agents would be offered for these capabilities, in which order, and why not the others.
     Explain(Explain),
+    /// Tells an agent something, over the stream that it holds open; succeeds once the agent has taken it.
+    Notify(Notify),
 }
 
 #[derive(Args)]
@@ -56,6 +58,17 @@ pub(super) struct Explain {
     results: i32,
 }
 
+#[derive(Args)]
+pub(super) struct Notify {
+    /// The agent's ID, as `hive agents list` shows it.
+    agent_id: String,
+    /// What kind of notification it is, such as `drain`.
+    kind: String,
+    /// What there is to say.
+    #[arg(default_value = "")]
+    message: String,
+}
+
 impl Wanted {
     fn filter(self) -> AgentFilter {
         let named = self.agent_type.and_then(|name| {
@@ -78,6 +91,7 @@ pub(super) fn run(verb: Verb) -> ExitCode {
             Verb::List(wanted) => list(agents, wanted.filter()).await,
             Verb::Watch(wanted) => watch(agents, wanted.filter()).await,
             Verb::Explain(wanted) => explain(agents, wanted).await,
+            Verb::Notify(notice) => notify(agents, notice).await,
         }
     })
 }
@@ -111,6 +125,22 @@ async fn explain(mut agents: Agents, wanted: Explain) -> Result<ExitCode, Failur
     let answer =
         agents.discover_agents(request).await.map_err(|status| failure(&status))?.into_inner();
     write_out(&table::explanations(&answer.explanations));
+    Ok(exit::DONE)
+}
+
+async fn notify(mut agents: Agents, notice: Notify) -> Result<ExitCode, Failure> {
+    let request = NotifyAgentRequest {
+        agent_id: notice.agent_id,
+        notification_type: notice.kind,
+        message: notice.message,
+        ..Default::default()
+    };
+    let answer = agents.notify_agent(request).await.map_err(|status| failure(&status))?;
+    let answer = answer.into_inner();
+    if !answer.success {
+        return Err(Failure::error(format!("the agent was not reached: {}", answer.error)));
+    }
+    println!("the agent has taken it");
     Ok(exit::DONE)
 }
 

@@ -1,6 +1,6 @@
 //! `hive agents`: the workers of a stack, as an operator sees them.
 
-use crate::harness::{Place, Up, assert_status, signal, stdout};
+use crate::harness::{Place, Up, assert_status, signal, stderr, stdout, wait_until};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -28,6 +28,14 @@ fn workers_are_listed_explained_and_watched_and_stay_who_they_are_when_they_rest
     assert!(explained.contains("others are better or were drawn"), "{explained}");
     let wrong = up.hive(&["agents", "explain", "BUILD,TEST"]);
     assert_status(&wrong, 64);
+
+    let first = ids(&list).into_iter().next().expect("there are two");
+    wait_until("a worker takes what it is told", || {
+        up.hive(&["agents", "notify", &first, "drain", "soon"]).status.success()
+    });
+    let nobody = up.hive(&["agents", "notify", "00000000-0000-4000-8000-000000000000", "drain"]);
+    assert_status(&nobody, 1);
+    assert!(stderr(&nobody).contains("was not reached: no agent"), "{nobody:?}");
 
     let mut watching = up.command(&["agents", "watch"]);
     let mut watching = watching.stdout(Stdio::piped()).spawn().expect("hive can be run");

@@ -59,7 +59,7 @@ async fn call(connection: &Plain, method: &str, token: Option<&str>) -> Code {
 }
 
 /// A token for `audience`, for whoever this process is at `authority` now.
-async fn token(authority: &Authority, path: &str, audience: &str) -> String {
+pub(super) async fn token(authority: &Authority, path: &str, audience: &str) -> String {
     let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
     let client = spiffe::WorkloadApiClient::connect_to(authority.endpoint()).await;
     let client = client.expect("the authority answers");
@@ -68,7 +68,7 @@ async fn token(authority: &Authority, path: &str, audience: &str) -> String {
     token
 }
 
-fn audience(authority: &Authority) -> String {
+pub(super) fn audience(authority: &Authority) -> String {
     let trust_domain = TrustDomain::parse(authority.trust_domain()).expect("a trust domain");
     Audience::of_service(REGISTRY.name, &trust_domain).expect("a name").as_str().to_owned()
 }
