@@ -41,6 +41,14 @@ impl AgentId {
         Self::versioned(bytes, 8)
     }
 
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
     fn versioned(mut bytes: [u8; 16], version: u8) -> Self {
         bytes[6] = (bytes[6] & 0x0f) | (version << 4);
         bytes[8] = (bytes[8] & 0x3f) | 0x80;

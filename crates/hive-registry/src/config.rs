@@ -3,6 +3,7 @@
 use hive_runtime::config::{self, Reader};
 use hive_security::WorkloadConfig;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long an agent may be silent before it stops being discoverable, unless the configuration says otherwise.
@@ -15,6 +16,8 @@ const FREEZE_MAX: Duration = Duration::from_secs(300);
 pub struct Config {
     /// Where to listen (`HIVE_LISTEN`, such as `127.0.0.1:7100`; port 0 takes a free one).
     pub listen: SocketAddr,
+    /// Where membership is kept (`HIVE_REGISTRY_STORE`).
+    pub store: StoreConfig,
     /// The SPIFFE Workload API: `SPIFFE_ENDPOINT_SOCKET`, such as `unix:///run/spire/agent.sock`, and what else
     /// [`WorkloadConfig::from_strings`] reads.
     pub workload: WorkloadConfig,
@@ -27,10 +30,34 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
 }
 
+/// Where membership is kept.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StoreConfig {
+    /// `sqlite`, the default: one file, for one replica.
+    Sqlite {
+        /// The directory that holds it (`HIVE_DATA_DIR`). Only one registry may use it.
+        data_dir: PathBuf,
+    },
+}
+
+impl StoreConfig {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let kind = |text: &str| match text {
+            "sqlite" => Ok(()),
+            _ => Err("it must be sqlite"),
+        };
+        reader.or("HIVE_REGISTRY_STORE", (), kind);
+        let data_dir = reader.required("HIVE_DATA_DIR", config::absolute_path);
+        Some(Self::Sqlite { data_dir: data_dir? })
+    }
+}
+
 impl Config {
     /// Reads the configuration. `None` means that mistakes were noted.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let listen = reader.required("HIVE_LISTEN", str::parse);
+        let store = StoreConfig::read(reader);
         let workload = reader.together(|lookup| WorkloadConfig::from_strings(lookup));
         let heartbeat_timeout =
             reader.or("HIVE_HEARTBEAT_TIMEOUT_MS", HEARTBEAT_TIMEOUT, config::milliseconds);
@@ -38,6 +65,7 @@ impl Config {
         let metrics_listen = reader.optional("HIVE_METRICS_LISTEN", str::parse);
         Some(Self {
             listen: listen?,
+            store: store?,
             workload: workload?,
             heartbeat_timeout,
             freeze_max,
@@ -52,15 +80,20 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported_at_once() {
-        let strings = [("HIVE_LISTEN", "everywhere"), ("HIVE_HEARTBEAT_TIMEOUT_MS", "0")];
-        let mistakes = config::read(&strings.as_slice(), Config::read).expect_err("three mistakes");
-        assert_eq!(mistakes.len(), 3, "{mistakes}");
+        let strings = [
+            ("HIVE_LISTEN", "everywhere"),
+            ("HIVE_HEARTBEAT_TIMEOUT_MS", "0"),
+            ("HIVE_REGISTRY_STORE", "memory"),
+            ("HIVE_DATA_DIR", "data"),
+        ];
+        let mistakes = config::read(&strings.as_slice(), Config::read).expect_err("five mistakes");
+        assert_eq!(mistakes.len(), 5, "{mistakes}");
     }
 
     #[test]
     fn every_setting_of_the_workload_api_is_read_and_checked() {
         let read = |strings: &[(&str, &str)]| {
-            let listen = [("HIVE_LISTEN", "127.0.0.1:0")];
+            let listen = [("HIVE_LISTEN", "127.0.0.1:0"), ("HIVE_DATA_DIR", "/var/lib/hive")];
             config::read(&[&listen, strings].concat().as_slice(), Config::read)
         };
         let before = [("SPIFFE_WORKLOAD_API_SOCKET", "unix:/run/spire.sock")];

@@ -1,5 +1,6 @@
 //! What can keep the registry from serving.
 
+use crate::store::FileError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -21,6 +22,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The records cannot be opened.
+    #[error("the registry cannot open its store")]
+    Store(#[source] FileError),
     /// The server ended although nobody asked it to.
     #[error("the gRPC server failed")]
     Serve(#[source] tonic::transport::Error),

@@ -32,6 +32,7 @@ mod watch;
 mod watching;
 mod wire;
 
-pub use config::Config;
+pub use config::{Config, StoreConfig};
 pub use error::Error;
 pub use server::run;
+pub use store::FileError;

@@ -6,9 +6,9 @@ use crate::liveness::Rules;
 use crate::node::{Node, now};
 use crate::replica::Replica;
 use crate::service::Registry;
-use crate::store::{Memory, Store};
+use crate::store::{Sqlite, Store};
 use crate::wire::Wire;
-use crate::{Config, Error, exposition};
+use crate::{Config, Error, StoreConfig, exposition};
 use hive_api::names::{OPERATOR, ORCHESTRATOR, Party, REGISTRY, WORKERS};
 use hive_api::registry::DESCRIPTORS;
 use hive_api::registry::service_registry_server::ServiceRegistryServer;
@@ -28,6 +28,8 @@ use tonic::transport::Server;
 const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for calls under way to end once the registry stops: streams end at once, and a write has a deadline.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for the store to be closed in an orderly way.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How often an idle connection is probed, and how long an answer may take: a dead peer frees its slot in 30 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,9 +60,13 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     let (workload, upkeep) = Workload::attach(identity).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let replica = ReplicaId::new(&format!("{:032x}", rand::random::<u128>()));
-    let store = Arc::new(Memory::new(replica.clone(), EVENTS_MAX));
-    let served = serve_until(config, &workload, replica, store, ready, stop).await;
+    let StoreConfig::Sqlite { data_dir } = &config.store;
+    let (store, writer) = Sqlite::open(data_dir, replica.clone()).await.map_err(Error::Store)?;
+    let writer = tokio::spawn(writer.run());
+    let served = serve_until(config, &workload, replica, Arc::new(store), ready, stop).await;
     upkeep.abort();
+    // It ends with the last that held the store; what it does not fold in now, the next start does.
+    _ = tokio::time::timeout(CLOSE_DEADLINE, writer).await;
     served
 }
 

@@ -12,10 +12,11 @@ use hive_api::registry::{
     DeregisterRequest, DiscoverAgentsRequest, GetAgentRequest, HeartbeatManyRequest,
     HeartbeatRequest, ListAgentsRequest, RegisterRequest,
 };
-use hive_dev::authority::{Authority, AuthorityConfig, Entry};
+use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId};
 use hive_security::WorkloadConfig;
 use hive_security::connect::{self, Channel};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
@@ -25,7 +26,8 @@ type Client = ServiceRegistryClient<Channel>;
 /// A registry, and those who call it.
 struct Stack {
     authority: Authority,
-    _directory: TempDir,
+    entry: EntryId,
+    directory: TempDir,
     address: String,
     operator: Client,
     worker: Client,
@@ -47,10 +49,11 @@ impl Stack {
         let worker = caller(&authority, &worker_path("w1")).await;
         let other = caller(&authority, &worker_path("w2")).await;
         let server = Entry::of_process(REGISTRY.path, std::process::id());
-        authority.add_entry(server).expect("an entry");
+        let entry = authority.add_entry(server).expect("an entry");
         let (ready, announced) = Ready::channel();
         let stop = CancellationToken::new();
-        let served = tokio::spawn(run(config(&authority), ready, stop.clone()));
+        let data = directory.path().join("data");
+        let served = tokio::spawn(run(config(&authority, data), ready, stop.clone()));
         let address = format!("https://{}", announced.await.expect("it serves")["address"]);
         Self {
             operator: client(&operator, &address),
@@ -58,11 +61,20 @@ impl Stack {
             worker_channel: channel(&worker, &address),
             other: client(&other, &address),
             authority,
-            _directory: directory,
+            entry,
+            directory,
             address,
             stop,
             served,
         }
+    }
+
+    /// Stops, and serves from the same directory again.
+    async fn restarted(self) -> Self {
+        self.stop.cancel();
+        self.served.await.expect("no panic").expect("it drains");
+        assert!(self.authority.remove_entry(self.entry));
+        Self::under(self.authority, self.directory).await
     }
 
     async fn registered(&mut self, key: &str) -> String {
@@ -78,9 +90,10 @@ async fn authority() -> (Authority, TempDir) {
     (authority, directory)
 }
 
-fn config(authority: &Authority) -> Config {
+fn config(authority: &Authority, data_dir: PathBuf) -> Config {
     Config {
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        store: StoreConfig::Sqlite { data_dir },
         workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
         heartbeat_timeout: Duration::from_secs(15),
         freeze_max: Duration::from_secs(300),
@@ -216,4 +229,19 @@ async fn a_list_comes_in_pages_that_miss_and_repeat_nobody() {
     }
     assert_eq!((pages, listed.len()), (3, 7));
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), registered);
+}
+
+#[tokio::test]
+async fn a_restarted_registry_knows_its_agents() {
+    let mut stack = Stack::start().await;
+    let agent_id = stack.registered("a").await;
+    let get = GetAgentRequest { agent_id: agent_id.clone() };
+    let before = stack.operator.get_agent(get.clone()).await.expect("it is there").into_inner();
+    let mut stack = stack.restarted().await;
+    let after = stack.operator.get_agent(get).await.expect("it is still there").into_inner();
+    assert_eq!(after.agent, before.agent);
+    let heartbeat = HeartbeatRequest { agent_id, telemetry: None };
+    assert_eq!(code(stack.worker.heartbeat(heartbeat).await), Code::Ok);
+    stack.stop.cancel();
+    assert!(stack.served.await.expect("no panic").is_ok());
 }

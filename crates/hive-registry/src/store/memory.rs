@@ -1,8 +1,7 @@
 //! A store that forgets everything with its process.
 
-use super::{Change, Expected, Feed, FeedItem, Revision, Store, StoreError};
+use super::{Change, Feed, FeedItem, Record, Revision, Store, StoreError};
 use crate::agent::{AgentId, ReplicaId};
-use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
@@ -23,7 +22,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    records: BTreeMap<AgentId, (Bytes, Revision)>,
+    records: BTreeMap<AgentId, Record>,
     changes: VecDeque<(Revision, FeedItem)>,
     replicas: BTreeSet<ReplicaId>,
     latest: Revision,
@@ -89,8 +88,9 @@ impl State {
         let mut first = vec![FeedItem::Replicas(self.replicas.clone())];
         match from {
             Some(from) => first.extend(self.after(from)?.into_iter().map(|(_, item)| item)),
-            None => first.extend(self.records.iter().map(|(id, (value, revision))| {
-                FeedItem::Put { id: *id, value: value.clone(), revision: *revision }
+            None => first.extend(self.records.iter().map(|(id, record)| {
+                let Record { value, revision } = record.clone();
+                FeedItem::Put { id: *id, value, revision }
             })),
         }
         first.push(FeedItem::InSync { revision: self.latest });
@@ -106,33 +106,14 @@ impl State {
     }
 
     fn apply(&mut self, change: Change) -> Result<Revision, StoreError> {
-        let (id, expected) = match &change {
-            Change::Delete { id, expected } | Change::Put { id, expected, .. } => (*id, *expected),
-        };
-        let at = self.records.get(&id).map(|(_, revision)| *revision);
-        let holds = match expected {
-            Expected::Absent => at.is_none(),
-            Expected::Any => true,
-            Expected::At(revision) => at == Some(revision),
-        };
-        if !holds {
-            return Err(StoreError::Conflict);
+        let (id, revision) = (change.id(), Revision(self.latest.0 + 1));
+        let mut record = self.records.remove(&id);
+        let applied = change.applied_to(&mut record, revision);
+        if let Some(record) = record {
+            self.records.insert(id, record);
         }
-        let revision = Revision(self.latest.0 + 1);
-        let item = match change {
-            Change::Put { id, value, .. } => {
-                self.records.insert(id, (value.clone(), revision));
-                FeedItem::Put { id, value, revision }
-            }
-            Change::Delete { id, .. } => {
-                let Some((last, _)) = self.records.remove(&id) else {
-                    return Err(StoreError::Conflict);
-                };
-                FeedItem::Delete { id, last, revision }
-            }
-        };
+        self.changes.push_back((revision, applied?));
         self.latest = revision;
-        self.changes.push_back((revision, item));
         Ok(revision)
     }
 

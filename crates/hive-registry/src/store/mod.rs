@@ -1,8 +1,13 @@
 //! Where membership is kept: identifiers, bytes and revisions. What an agent is, a store does not know.
 
+#[cfg(test)]
 mod memory;
+mod sqlite;
 
+#[cfg(test)]
 pub(crate) use memory::Memory;
+pub use sqlite::FileError;
+pub(crate) use sqlite::Sqlite;
 
 use crate::agent::{AgentId, ReplicaId};
 use prost::bytes::Bytes;
@@ -42,6 +47,51 @@ pub(crate) enum Change {
     Put { id: AgentId, value: Bytes, expected: Expected },
 }
 
+impl Change {
+    /// The record that it is about.
+    pub(crate) fn id(&self) -> AgentId {
+        match self {
+            Self::Delete { id, .. } | Self::Put { id, .. } => *id,
+        }
+    }
+
+    fn expected(&self) -> Expected {
+        match self {
+            Self::Delete { expected, .. } | Self::Put { expected, .. } => *expected,
+        }
+    }
+
+    /// Makes the change under this revision, if what it expects holds; nothing is changed otherwise. The record is
+    /// `None` where there is none.
+    fn applied_to(
+        self,
+        record: &mut Option<Record>,
+        revision: Revision,
+    ) -> Result<FeedItem, StoreError> {
+        if !self.expected().holds(record.as_ref()) {
+            return Err(StoreError::Conflict);
+        }
+        match self {
+            Self::Delete { id, .. } => {
+                let last = record.take().ok_or(StoreError::Conflict)?.value;
+                Ok(FeedItem::Delete { id, last, revision })
+            }
+            Self::Put { id, value, .. } => {
+                *record = Some(Record { value: value.clone(), revision });
+                Ok(FeedItem::Put { id, value, revision })
+            }
+        }
+    }
+}
+
+/// What a store keeps under an identifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    value: Bytes,
+    /// Of its last change.
+    revision: Revision,
+}
+
 /// What must be true for a change to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
@@ -50,6 +100,16 @@ pub(crate) enum Expected {
     Any,
     /// The record was changed last by this revision.
     At(Revision),
+}
+
+impl Expected {
+    fn holds(self, record: Option<&Record>) -> bool {
+        match self {
+            Self::Absent => record.is_none(),
+            Self::Any => true,
+            Self::At(revision) => record.is_some_and(|record| record.revision == revision),
+        }
+    }
 }
 
 /// What a feed says.
@@ -106,3 +166,6 @@ impl Feed {
         self.0.recv().await.unwrap_or(Err(StoreError::Cut))
     }
 }
+
+#[cfg(test)]
+mod tests;
