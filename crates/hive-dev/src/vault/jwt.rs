@@ -11,6 +11,7 @@ use super::fields;
 use super::jwt_claims::{Claims, Demands, Leeway, audiences, check, check_bound, find};
 use super::jwt_keys::Keys;
 use super::reply::{Fault, Reply};
+use super::roles::{self, Roles};
 use super::routes::Verb;
 use super::setup::JwtRole;
 use super::terms::TokenTerms;
@@ -23,7 +24,7 @@ pub(super) struct Jwt(Mutex<State>);
 #[derive(Default)]
 struct State {
     config: Option<Arc<Config>>,
-    roles: BTreeMap<String, Role>,
+    roles: Roles<Role>,
 }
 
 struct Config {
@@ -62,9 +63,9 @@ impl Engine for Jwt {
                     self.config().as_deref().ok_or_else(Fault::no_value).map(shown)
                 }
                 (Verb::Write, "config") => self.configure(&ask).await,
-                (Verb::List, "role") => Reply::keys(self.state().roles.keys().cloned()),
+                (Verb::List, "role") => self.state().roles.list(),
                 _ => match ask.below("role/") {
-                    Some(name) => self.role(&ask, name),
+                    Some(name) => self.state().roles.answer(&ask, name),
                     None => Err(Fault::unsupported_path()),
                 },
             }
@@ -130,27 +131,6 @@ impl Jwt {
         Ok(Reply::Empty)
     }
 
-    fn role(&self, ask: &Ask<'_>, name: &str) -> Result<Reply, Fault> {
-        match ask.verb() {
-            Verb::Delete => {
-                self.state().roles.remove(name);
-                Ok(Reply::Empty)
-            }
-            Verb::Read => {
-                let role = self.state().roles.get(name).cloned();
-                role.ok_or_else(Fault::no_value).map(|role| role.shown())
-            }
-            Verb::Write => {
-                let mut role = self.state().roles.get(name).cloned();
-                let mut changed = role.take().unwrap_or_default();
-                changed.read(ask)?;
-                self.state().roles.insert(name.to_owned(), changed);
-                Ok(Reply::Empty)
-            }
-            _ => Err(Fault::unsupported()),
-        }
-    }
-
     async fn login(&self, ask: &Ask<'_>) -> Result<Reply, Fault> {
         let refused = |text: String| Fault::new(400, text);
         let config = self.config();
@@ -161,7 +141,7 @@ impl Jwt {
         }
         ask.note(|entry| entry.role = Some(name.to_owned()));
         let jwt = ask.text("jwt").filter(|jwt| !jwt.is_empty());
-        let role = self.state().roles.get(name).cloned();
+        let role = self.state().roles.find(name);
         let role = role.ok_or_else(|| refused(format!("role {name:?} could not be found")))?;
         let jwt = jwt.ok_or_else(|| refused("missing token".to_owned()))?;
         let (claims, algorithm) = config.keys.verify(jwt).await.map_err(|why| {
@@ -172,6 +152,42 @@ impl Jwt {
         check(&claims, &algorithm, &role.demands(&config), ask.wall())
             .map_err(|why| refused(format!("error validating token: {why}")))?;
         role.vouch(name, &claims, subject).map(Reply::login)
+    }
+}
+
+impl roles::Role for Role {
+    fn write(&mut self, ask: &Ask<'_>) -> Result<Reply, Fault> {
+        self.take(ask)?;
+        Ok(Reply::Empty)
+    }
+
+    fn read(&self, _name: &str) -> Reply {
+        let list = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
+        let mappings = if self.mappings.is_empty() { Value::Null } else { json!(self.mappings) };
+        let mut facts = object(json!({
+            "allowed_redirect_uris": null,
+            "bound_audiences": list(&self.audiences),
+            "bound_claims": self.claims,
+            "bound_claims_type": if self.globs { "glob" } else { "string" },
+            "bound_subject": self.subject,
+            "callback_mode": "client",
+            "claim_mappings": mappings,
+            "clock_skew_leeway": self.leeway.skew,
+            "expiration_leeway": self.leeway.expiration,
+            "groups_claim": self.groups_claim,
+            "max_age": 0,
+            "not_before_leeway": self.leeway.not_before,
+            "oauth2_metadata": null,
+            "oidc_disable_confirmation": false,
+            "oidc_scopes": null,
+            "role_type": "jwt",
+            "token_policies_template_claims": false,
+            "user_claim": self.user_claim,
+            "user_claim_json_pointer": false,
+            "verbose_oidc_logging": false,
+        }));
+        self.terms.describe(&mut facts);
+        Reply::data(Value::Object(facts))
     }
 }
 
@@ -194,7 +210,7 @@ impl Role {
         }
     }
 
-    fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
+    fn take(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
         let refused = |text: &str| Err(Fault::new(400, text));
         match ask.text("role_type") {
             Some("jwt") => {}
@@ -294,35 +310,6 @@ impl Role {
             spiffe_id: subject,
             role: name.to_owned(),
         })
-    }
-
-    fn shown(&self) -> Reply {
-        let list = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
-        let mappings = if self.mappings.is_empty() { Value::Null } else { json!(self.mappings) };
-        let mut facts = object(json!({
-            "allowed_redirect_uris": null,
-            "bound_audiences": list(&self.audiences),
-            "bound_claims": self.claims,
-            "bound_claims_type": if self.globs { "glob" } else { "string" },
-            "bound_subject": self.subject,
-            "callback_mode": "client",
-            "claim_mappings": mappings,
-            "clock_skew_leeway": self.leeway.skew,
-            "expiration_leeway": self.leeway.expiration,
-            "groups_claim": self.groups_claim,
-            "max_age": 0,
-            "not_before_leeway": self.leeway.not_before,
-            "oauth2_metadata": null,
-            "oidc_disable_confirmation": false,
-            "oidc_scopes": null,
-            "role_type": "jwt",
-            "token_policies_template_claims": false,
-            "user_claim": self.user_claim,
-            "user_claim_json_pointer": false,
-            "verbose_oidc_logging": false,
-        }));
-        self.terms.describe(&mut facts);
-        Reply::data(Value::Object(facts))
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Not here: keys of its own to verify tokens with (`pem_keys`), and selectors of namespaces by their labels.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::core::Core;
 use super::engine::{Ask, Engine, Login};
 use super::jwt_claims::glob;
 use super::reply::{Fault, Reply};
+use super::roles::{self, Roles};
 use super::routes::Verb;
 use super::terms::TokenTerms;
 use crate::calls;
@@ -31,7 +31,7 @@ pub(super) struct Kubernetes(Mutex<State>);
 #[derive(Default)]
 struct State {
     config: Option<Arc<Config>>,
-    roles: BTreeMap<String, Role>,
+    roles: Roles<Role>,
 }
 
 struct Config {
@@ -65,7 +65,7 @@ impl Engine for Kubernetes {
     }
 
     fn exists(&self, _core: &Core, path: &str) -> bool {
-        path.strip_prefix("role/").is_none_or(|name| self.state().roles.contains_key(name))
+        path.strip_prefix("role/").is_none_or(|name| self.state().roles.find(name).is_some())
     }
 
     fn handle<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Reply, Fault>> {
@@ -81,10 +81,10 @@ impl Engine for Kubernetes {
                     self.state().config = Some(Arc::new(config));
                     Ok(Reply::Empty)
                 }
-                (Verb::List, "role") => Reply::keys(self.state().roles.keys().cloned()),
+                (Verb::List, "role") => self.state().roles.list(),
                 (_, "login" | "config") => Err(Fault::unsupported()),
                 _ => match ask.below("role/") {
-                    Some(name) => self.role(&ask, name),
+                    Some(name) => self.state().roles.answer(&ask, name),
                     None => Err(Fault::unsupported_path()),
                 },
             }
@@ -98,26 +98,6 @@ impl Kubernetes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn role(&self, ask: &Ask<'_>, name: &str) -> Result<Reply, Fault> {
-        match ask.verb() {
-            Verb::Delete => {
-                self.state().roles.remove(name);
-                Ok(Reply::Empty)
-            }
-            Verb::Read => {
-                let role = self.state().roles.get(name).cloned();
-                role.ok_or_else(Fault::no_value).map(|role| Reply::data(role.shown()))
-            }
-            Verb::Write => {
-                let mut role = self.state().roles.get(name).cloned().unwrap_or_default();
-                role.read(ask)?;
-                self.state().roles.insert(name.to_owned(), role);
-                Ok(Reply::Empty)
-            }
-            _ => Err(Fault::unsupported()),
-        }
-    }
-
     async fn login(&self, ask: &Ask<'_>) -> Result<Reply, Fault> {
         let given = |member: &str| {
             let text = ask.text(member).filter(|text| !text.is_empty());
@@ -127,7 +107,7 @@ impl Kubernetes {
         ask.note(|entry| entry.role = Some(name.to_owned()));
         let (role, config) = {
             let state = self.state();
-            (state.roles.get(name).cloned(), state.config.clone())
+            (state.roles.find(name), state.config.clone())
         };
         let unknown = || Fault::new(400, format!("invalid role name {name:?}"));
         let role = role.ok_or_else(unknown)?;
@@ -237,8 +217,19 @@ fn reviewed(status: &Value, audiences: &[String]) -> Result<Account, &'static st
     }
 }
 
+impl roles::Role for Role {
+    fn write(&mut self, ask: &Ask<'_>) -> Result<Reply, Fault> {
+        self.take(ask)?;
+        Ok(Reply::Empty)
+    }
+
+    fn read(&self, _name: &str) -> Reply {
+        Reply::data(self.shown())
+    }
+}
+
 impl Role {
-    fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
+    fn take(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
         let refused = |text: &str| Err(Fault::new(400, text));
         self.terms.read(ask)?;
         let list =

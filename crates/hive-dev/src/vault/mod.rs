@@ -34,6 +34,7 @@ mod policy_limits;
 mod policy_text;
 mod quotas;
 mod reply;
+mod roles;
 mod routes;
 mod seal;
 mod server;

@@ -1,6 +1,5 @@
 //! `auth/token/…`: tokens that make tokens.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::engine::{Ask, Engine};
 use super::fields;
 use super::policy::RESPONSE_WRAPPING;
 use super::reply::{Fault, Reply};
+use super::roles::{self, Roles};
 use super::routes::Verb;
 use super::setup::Capability;
 use super::terms::{Span, bound_cidrs, cap_warning};
@@ -20,7 +20,7 @@ use super::tokens::{Token, TokenKey, sorted};
 
 /// The mount of every namespace that needs no login, for it is where tokens come from.
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<BTreeMap<String, Role>>);
+pub(super) struct Tokens(Mutex<Roles<Role>>);
 
 /// `auth/token/roles/<name>`
 #[derive(Clone, Default)]
@@ -69,7 +69,7 @@ impl Tokens {
             (Verb::Write, "revoke-accessor") => revoke_accessor(ask).await,
             (Verb::Write, "revoke-orphan") => revoke_orphan(ask).await,
             (Verb::List, "accessors") => accessors(ask),
-            (Verb::List, "roles") => Reply::keys(self.roles().keys().cloned()),
+            (Verb::List, "roles") => self.roles().list(),
             (Verb::Write, "tidy") => Ok(Reply::warning(202, super::leases_api::TIDY)),
             _ => self.below(ask, path).await,
         }
@@ -77,12 +77,12 @@ impl Tokens {
 
     async fn below(&self, ask: &Ask<'_>, path: &str) -> Result<Reply, Fault> {
         if let (Verb::Write, Some(name)) = (ask.verb(), path.strip_prefix("create/")) {
-            let role = self.roles().get(name).cloned();
+            let role = self.roles().find(name);
             let role = role.ok_or_else(|| Fault::new(400, format!("unknown role {name}")))?;
             return create(ask, Some(&role), role.orphan).await;
         }
         if let Some(name) = path.strip_prefix("roles/") {
-            return self.role(ask, name);
+            return self.roles().answer(ask, name);
         }
         const KNOWN: [&str; 13] = [
             "accessors",
@@ -102,33 +102,49 @@ impl Tokens {
         Err(if KNOWN.contains(&path) { Fault::unsupported() } else { Fault::unsupported_path() })
     }
 
-    fn roles(&self) -> MutexGuard<'_, BTreeMap<String, Role>> {
+    fn roles(&self) -> MutexGuard<'_, Roles<Role>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn role(&self, ask: &Ask<'_>, name: &str) -> Result<Reply, Fault> {
-        match ask.verb() {
-            Verb::Delete => {
-                self.roles().remove(name);
-                Ok(Reply::Empty)
+impl roles::Role for Role {
+    fn write(&mut self, ask: &Ask<'_>) -> Result<Reply, Fault> {
+        let remark = self.take(ask)?;
+        Ok(remark.map_or(Reply::Empty, |text| Reply::warning(200, text)))
+    }
+
+    fn read(&self, name: &str) -> Reply {
+        let mut facts = json!({
+            "allowed_entity_aliases": null,
+            "allowed_policies": self.allowed_policies,
+            "allowed_policies_glob": [],
+            "disallowed_policies": [],
+            "disallowed_policies_glob": [],
+            "explicit_max_ttl": self.explicit_max_ttl.as_secs(),
+            "name": name,
+            "orphan": self.orphan,
+            "path_suffix": "",
+            // The old name of `token_period`, for who used that.
+            "period": 0,
+            "renewable": self.renewable.unwrap_or(true),
+            "token_explicit_max_ttl": self.explicit_max_ttl.as_secs(),
+            "token_no_default_policy": self.no_default_policy,
+            "token_period": self.period.as_secs(),
+            "token_type": "default-service",
+        });
+        if !self.bound_cidrs.is_empty() {
+            facts["token_bound_cidrs"] = json!(self.bound_cidrs);
+            if self.has_old_cidrs {
+                facts["bound_cidrs"] = json!(self.bound_cidrs);
             }
-            Verb::Read => {
-                self.roles().get(name).map(|role| role.facts(name)).ok_or_else(Fault::no_value)
-            }
-            Verb::Write => {
-                let mut role = self.roles().get(name).cloned().unwrap_or_default();
-                let warning = role.read(ask)?;
-                self.roles().insert(name.to_owned(), role);
-                Ok(warning.map_or(Reply::Empty, |text| Reply::warning(200, text)))
-            }
-            _ => Err(Fault::unsupported()),
         }
+        Reply::data(facts)
     }
 }
 
 impl Role {
     /// Takes over what the body says. The answer is a remark, if there is one.
-    fn read(&mut self, ask: &Ask<'_>) -> Result<Option<&'static str>, Fault> {
+    fn take(&mut self, ask: &Ask<'_>) -> Result<Option<&'static str>, Fault> {
         let either = |new: &str, old: &str| Ok(ask.duration(new)?.or(ask.duration(old)?));
         self.allowed_policies =
             ask.strings("allowed_policies").unwrap_or_else(|| self.allowed_policies.clone());
@@ -158,34 +174,6 @@ impl Role {
             self.bound_cidrs = new.or(old).unwrap_or_default();
         }
         Ok(are_both.then_some(OLD_CIDRS))
-    }
-
-    fn facts(&self, name: &str) -> Reply {
-        let mut facts = json!({
-            "allowed_entity_aliases": null,
-            "allowed_policies": self.allowed_policies,
-            "allowed_policies_glob": [],
-            "disallowed_policies": [],
-            "disallowed_policies_glob": [],
-            "explicit_max_ttl": self.explicit_max_ttl.as_secs(),
-            "name": name,
-            "orphan": self.orphan,
-            "path_suffix": "",
-            // The old name of `token_period`, for who used that.
-            "period": 0,
-            "renewable": self.renewable.unwrap_or(true),
-            "token_explicit_max_ttl": self.explicit_max_ttl.as_secs(),
-            "token_no_default_policy": self.no_default_policy,
-            "token_period": self.period.as_secs(),
-            "token_type": "default-service",
-        });
-        if !self.bound_cidrs.is_empty() {
-            facts["token_bound_cidrs"] = json!(self.bound_cidrs);
-            if self.has_old_cidrs {
-                facts["bound_cidrs"] = json!(self.bound_cidrs);
-            }
-        }
-        Reply::data(facts)
     }
 }
 
