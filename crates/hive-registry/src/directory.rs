@@ -112,6 +112,11 @@ impl Directory {
         })
     }
 
+    /// Among how many agents such a question is decided.
+    pub(crate) fn candidates(&self, filter: &Filter) -> usize {
+        self.narrowest(filter).map_or(0, BTreeSet::len)
+    }
+
     /// The shortest ranking in which every agent that can be meant is; `None` if nobody has one of the capabilities.
     fn narrowest(&self, filter: &Filter) -> Option<&Ranking> {
         let mut narrowest = &self.ranking;

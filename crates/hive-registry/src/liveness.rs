@@ -188,6 +188,11 @@ impl Liveness {
         self.looked + due.unwrap_or(Duration::MAX).min(self.rules.stall_max / 2)
     }
 
+    /// Whether the agent is ours to judge and was heard in time.
+    pub(crate) fn is_alive(&self, id: AgentId) -> bool {
+        self.lives.get(&id).is_some_and(|life| life.vital == Vital::Alive)
+    }
+
     /// Whether a mass expiry keeps the silent from dying.
     pub(crate) fn is_frozen(&self) -> bool {
         matches!(self.damper, Damper::Frozen { .. })

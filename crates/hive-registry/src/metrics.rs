@@ -21,6 +21,20 @@ const TYPES: [AgentType; 5] = [
     AgentType::Worker,
 ];
 
+/// The methods of the contract.
+const METHODS: [&str; 10] = [
+    "Attend",
+    "Deregister",
+    "DiscoverAgents",
+    "GetAgent",
+    "Heartbeat",
+    "HeartbeatMany",
+    "ListAgents",
+    "NotifyAgent",
+    "Register",
+    "WatchAgents",
+];
+
 /// The counters of one registry. They only grow.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -28,8 +42,13 @@ pub(crate) struct Metrics {
     deregistered: ByType,
     died: ByType,
     removed: ByType,
-    beats: [AtomicU64; 4],
+    /// By type, then by status; refused ones have no type.
+    beats: [[AtomicU64; 4]; 5],
     beats_refused: AtomicU64,
+    beat_seconds: Histogram,
+    looks: AtomicU64,
+    calls: [Call; METHODS.len()],
+    candidates: Histogram,
     discoveries: ByType,
     discovery_seconds: Histogram,
     matched: Histogram,
@@ -45,15 +64,25 @@ pub(crate) struct Metrics {
     not_notified: AtomicU64,
 }
 
+/// How often a method was called, and how often that failed before anything was answered.
+#[derive(Debug, Default)]
+struct Call {
+    success: AtomicU64,
+    error: AtomicU64,
+}
+
 /// A counter for each type of agents.
 #[derive(Debug, Default)]
 struct ByType([AtomicU64; 5]);
 
 impl ByType {
     fn add(&self, agent_type: AgentType) {
-        let at = TYPES.iter().position(|known| *known == agent_type).unwrap_or_default();
-        self.0[at].fetch_add(1, Ordering::Relaxed);
+        self.0[place(agent_type)].fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn place(agent_type: AgentType) -> usize {
+    TYPES.iter().position(|known| *known == agent_type).unwrap_or_default()
 }
 
 /// What goes up and down.
@@ -105,15 +134,39 @@ impl Metrics {
         self.removed.add(agent_type);
     }
 
-    pub(crate) fn beat(&self, standing: Option<Standing>) {
-        let counter = match standing {
-            Some(standing) => &self.beats[standing.status() as usize],
+    /// A heartbeat was taken, or refused.
+    pub(crate) fn beat(&self, began: Instant, heard: Option<(AgentType, Standing)>) {
+        let counter = match heard {
+            Some((agent_type, standing)) => {
+                &self.beats[place(agent_type)][standing.status() as usize]
+            }
             None => &self.beats_refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        self.beat_seconds.record(&SECONDS, began.elapsed().as_secs_f64());
     }
 
-    pub(crate) fn discovered(&self, wanted: Option<AgentType>, began: Instant, found: usize) {
+    /// Silence was looked at.
+    pub(crate) fn looked(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A method was called, and answered, or refused before that.
+    pub(crate) fn called(&self, method: &str, refused: bool) {
+        let Some(at) = METHODS.iter().position(|known| *known == method) else { return };
+        let call = &self.calls[at];
+        let counter = if refused { &call.error } else { &call.success };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn discovered(
+        &self,
+        wanted: Option<AgentType>,
+        began: Instant,
+        candidates: usize,
+        found: usize,
+    ) {
+        self.candidates.record(&AGENTS, candidates as f64);
         self.discoveries.add(wanted.unwrap_or_default());
         self.discovery_seconds.record(&SECONDS, began.elapsed().as_secs_f64());
         self.matched.record(&AGENTS, found as f64);
@@ -191,7 +244,11 @@ impl Metrics {
         )?;
         self.heartbeats(f)?;
         histogram(f, "discovery_duration_seconds", &SECONDS, &self.discovery_seconds)?;
+        histogram(f, "heartbeat_latency_seconds", &SECONDS, &self.beat_seconds)?;
+        histogram(f, "matching_candidates_evaluated", &AGENTS, &self.candidates)?;
         histogram(f, "agents_matched", &AGENTS, &self.matched)?;
+        plain(f, "health_checks_total", "counter", count(&self.looks))?;
+        self.operations(f)?;
         histogram(f, "etcd_operation_duration_seconds", &SECONDS, &self.store_seconds)?;
         let store = [
             ("success", &self.store_ok),
@@ -217,11 +274,27 @@ impl Metrics {
     fn heartbeats(&self, f: &mut String) -> fmt::Result {
         let name = "heartbeats_received_total";
         writeln!(f, "# TYPE {name} counter")?;
-        for status in [AgentStatus::Healthy, AgentStatus::Unhealthy, AgentStatus::Degraded] {
-            let (word, beats) = (status.as_str_name(), count(&self.beats[status as usize]));
-            writeln!(f, "{name}{{status=\"{word}\"}} {beats}")?;
+        for (agent_type, beats) in TYPES.iter().zip(&self.beats) {
+            for status in [AgentStatus::Healthy, AgentStatus::Unhealthy, AgentStatus::Degraded] {
+                let (kind, word) = (agent_type.as_str_name(), status.as_str_name());
+                let beats = count(&beats[status as usize]);
+                writeln!(f, "{name}{{agent_type=\"{kind}\",status=\"{word}\"}} {beats}")?;
+            }
         }
-        writeln!(f, "{name}{{status=\"refused\"}} {}", count(&self.beats_refused))
+        let refused = count(&self.beats_refused);
+        writeln!(f, "{name}{{agent_type=\"\",status=\"refused\"}} {refused}")
+    }
+
+    fn operations(&self, f: &mut String) -> fmt::Result {
+        let name = "registry_operations_total";
+        writeln!(f, "# HELP {name} Calls that were let through.\n# TYPE {name} counter")?;
+        for (method, call) in METHODS.iter().zip(&self.calls) {
+            for (status, counter) in [("success", &call.success), ("error", &call.error)] {
+                let labels = format!("operation=\"{method}\",status=\"{status}\"");
+                writeln!(f, "{name}{{{labels}}} {}", count(counter))?;
+            }
+        }
+        Ok(())
     }
 }
 

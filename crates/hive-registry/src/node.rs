@@ -9,7 +9,7 @@
 use crate::agent::AgentId;
 use crate::liveness::Vital;
 use crate::metrics::Metrics;
-use crate::replica::{Act, Now, Replica};
+use crate::replica::{Act, Now, Replica, Written};
 use crate::store::{Change, Feed, FeedItem, Revision, Store, StoreError};
 use crate::watch::WatchLog;
 use futures_util::stream::{self, StreamExt};
@@ -38,6 +38,8 @@ pub(crate) struct Node {
     folded: watch::Sender<Option<Revision>>,
     waiting: Mutex<BTreeMap<Revision, Vec<oneshot::Sender<()>>>>,
     restless: Notify,
+    /// Whether a mass expiry keeps the silent from dying.
+    frozen: watch::Sender<bool>,
     pub(crate) metrics: Metrics,
 }
 
@@ -50,6 +52,7 @@ impl Node {
             folded: watch::Sender::new(None),
             waiting: Mutex::default(),
             restless: Notify::new(),
+            frozen: watch::Sender::new(false),
             metrics: Metrics::default(),
         })
     }
@@ -76,6 +79,11 @@ impl Node {
     /// Whether the fleet is known, perhaps as it was a moment ago.
     pub(crate) fn is_synced(&self) -> bool {
         self.folded.borrow().is_some()
+    }
+
+    /// Whether a mass expiry keeps the silent from dying, and each change of that.
+    pub(crate) fn frozen(&self) -> watch::Receiver<bool> {
+        self.frozen.subscribe()
     }
 
     /// Something follows from a heartbeat.
@@ -183,7 +191,10 @@ impl Node {
         loop {
             let wake = self.replica().poll_timeout();
             tokio::select! {
-                () = tokio::time::sleep_until(wake.into()) => self.replica().handle_timeout(now()),
+                () = tokio::time::sleep_until(wake.into()) => {
+                    self.metrics.looked();
+                    self.replica().handle_timeout(now());
+                }
                 () = self.restless.notified() => {}
             }
             stream::iter(self.acts())
@@ -202,6 +213,7 @@ impl Node {
             match act {
                 Act::Freeze { suspects, of } => {
                     self.metrics.frozen();
+                    self.frozen.send_replace(true);
                     tracing::error!(
                         suspects,
                         of,
@@ -210,6 +222,7 @@ impl Node {
                     );
                 }
                 Act::Thaw { recovered } => {
+                    self.frozen.send_replace(false);
                     tracing::warn!(recovered, "silent agents are given up again");
                 }
                 Act::Write { id, change, vital } => writes.push((id, change, vital)),
@@ -228,8 +241,13 @@ impl Node {
                 tracing::warn!(agent = %id, %error, "a change of standing is not stored; it is tried again");
             }
         }
-        let accepted = matches!(written, Ok(_) | Err(StoreError::Conflict));
-        self.replica().written(id, accepted);
+        let what = match written {
+            Ok(_) => Written::Made,
+            Err(StoreError::Conflict) => Written::Conflict,
+            Err(_) => Written::Unknown,
+        };
+        self.replica().written(id, what);
+        self.disturb();
     }
 
     fn note(&self, id: AgentId, vital: Vital) {

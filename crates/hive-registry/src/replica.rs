@@ -9,7 +9,7 @@ use crate::directory::{Directory, Known};
 use crate::liveness::{Decision, Liveness, Rules, Vital};
 use crate::store::{Change, Expected, FeedItem, Revision};
 use crate::watch::{Event, WatchLog};
-use hive_api::registry::{AgentTelemetry, EventType};
+use hive_api::registry::{AgentTelemetry, AgentType, EventType};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
@@ -48,6 +48,16 @@ pub(crate) enum Act {
     Thaw { recovered: bool },
     /// Write this, and report with [`Replica::written`].
     Write { id: AgentId, change: Change, vital: Vital },
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Somebody else had changed the record.
+    Conflict,
+    Made,
+    /// The store did not say: it may be made or not.
+    Unknown,
 }
 
 /// What becomes of a registration.
@@ -157,19 +167,20 @@ impl Replica {
         Ok(Registering::Write { registered_at, change })
     }
 
-    /// Notes that an agent is alive; how it stands from now on.
+    /// Notes that an agent is alive; what it is, and how it stands from now on.
     pub(crate) fn heartbeat(
         &mut self,
         now: Now,
         caller: &str,
         id: AgentId,
         telemetry: Option<AgentTelemetry>,
-    ) -> Result<Standing, Refused> {
+    ) -> Result<(AgentType, Standing), Refused> {
         bounds::telemetry(telemetry.as_ref())?;
         let known = self.owned(caller, id)?;
+        let agent_type = known.agent.registration.agent_type;
         let pulse = pulse(now, telemetry, Some(known));
         self.hear(now, id, pulse);
-        Ok(Standing::by_success(pulse.success_rate()))
+        Ok((agent_type, Standing::by_success(pulse.success_rate())))
     }
 
     /// What is to be written so that `caller` does not have this agent any more.
@@ -218,11 +229,15 @@ impl Replica {
         }
     }
 
-    /// A change that [`poll_act`](Self::poll_act) gave out was written, or could not be.
-    pub(crate) fn written(&mut self, id: AgentId, accepted: bool) {
+    /// What became of a change that [`poll_act`](Self::poll_act) gave out.
+    pub(crate) fn written(&mut self, id: AgentId, what: Written) {
         self.writing.remove(&id);
-        if !accepted {
-            self.liveness.undecided(id);
+        match what {
+            // A heartbeat that came meanwhile may want another one.
+            Written::Made => self.record_if_heard(id),
+            // The feed tells what it is instead.
+            Written::Conflict => {}
+            Written::Unknown => self.liveness.undecided(id),
         }
     }
 
@@ -231,6 +246,7 @@ impl Replica {
         let id = agent.id;
         self.append(Event::put(now.wall_s, revision, agent, before));
         self.place(now, id);
+        self.record_if_heard(id);
     }
 
     fn delete(
@@ -287,8 +303,16 @@ impl Replica {
         self.directory.beat(id, pulse);
         self.liveness.heard(now.monotonic, id);
         let Some(known) = self.directory.agent(id) else { return };
-        let differs = known.agent.home != self.me || known.agent.standing != standing(known);
-        if differs && !self.writing.contains(&id) {
+        if known.agent.home != self.me || known.agent.standing != standing(known) {
+            self.heard.insert(id);
+        }
+    }
+
+    /// An agent that is alive here, and whose record does not say how it stands, is recorded again.
+    fn record_if_heard(&mut self, id: AgentId) {
+        let Some(known) = self.directory.agent(id) else { return };
+        let alive = known.agent.home == self.me && self.liveness.is_alive(id);
+        if alive && known.agent.standing != standing(known) {
             self.heard.insert(id);
         }
     }
@@ -320,7 +344,10 @@ impl Replica {
         };
         let change = Change::Put { id, value: agent.encode(), expected };
         if !self.writing.insert(id) {
-            self.liveness.undecided(id);
+            // Whoever is alive is looked at again when that is written; silence is decided again a little later.
+            if vital != Vital::Alive {
+                self.liveness.undecided(id);
+            }
             return None;
         }
         Some(Act::Write { id, change, vital })

@@ -23,6 +23,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 /// Time to obtain a first SVID: a start that takes longer is better seen as failed.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(10);
@@ -38,6 +40,9 @@ const STREAMS_MAX: u32 = 1_024;
 /// Events and changes that are kept for watches that are slow or come back: more than a fleet of a thousand causes when
 /// all of it starts anew, in about ten megabytes.
 const EVENTS_MAX: usize = 16_384;
+
+/// What the health service calls the registry's giving up of silent agents; not serving during a mass expiry.
+const EXPIRY: &str = "neural_hive.service_registry.expiry";
 
 /// Who may call which method. Whatever is not named here nobody may call.
 const POLICY: [(&str, &[Party]); 10] = [
@@ -99,11 +104,13 @@ async fn serve_until(
     let mut upkeep = JoinSet::new();
     upkeep.spawn(Arc::clone(&node).follow());
     upkeep.spawn(Arc::clone(&node).judge());
+    let mut facts = vec![("address", address.to_string())];
     if let Some(address) = config.metrics_listen {
         let refused = |source| Error::Listen { address, source };
         let (listener, address) = listen(address).await.map_err(refused)?;
         let security = Metrics::of(workload).and_server(REGISTRY.name, &guard);
         tracing::info!(%address, "metrics are served");
+        facts.push(("metrics", address.to_string()));
         let lease = config.heartbeat_timeout;
         upkeep.spawn(exposition::serve(listener, Arc::clone(&node), security, lease, stop.clone()));
     }
@@ -122,14 +129,27 @@ async fn serve_until(
         // The sender is the node's, which lives as long as this function.
         _ = node.folded().wait_for(Option::is_some).await;
         health.set_serving::<ServiceRegistryServer<Registry>>().await;
-        ready.announce(address.to_string());
+        ready.announce_facts(facts);
         tracing::info!(%address, "the registry serves");
-        std::future::pending::<()>().await;
+        tell_of_freezes(&node, &health).await;
     };
     tokio::select! {
         served = server => served.map_err(Error::Serve),
         () = stop::drained(&stop, DRAIN_DEADLINE) => Ok(()),
         () = synced => Ok(()),
+    }
+}
+
+/// Says in the health service whether silent agents are given up, as long as the node lives.
+async fn tell_of_freezes(node: &Node, health: &HealthReporter) {
+    let mut frozen = node.frozen();
+    loop {
+        let is_frozen = *frozen.borrow_and_update();
+        let status = if is_frozen { ServingStatus::NotServing } else { ServingStatus::Serving };
+        health.set_service_status(EXPIRY, status).await;
+        if frozen.changed().await.is_err() {
+            return;
+        }
     }
 }
 

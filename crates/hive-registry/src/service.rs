@@ -65,14 +65,14 @@ impl Registry {
     /// One heartbeat, which touches memory only.
     fn beat(&self, node: &Node, caller: &str, heartbeat: HeartbeatRequest) -> HeartbeatResult {
         let HeartbeatRequest { agent_id, telemetry } = heartbeat;
-        let now = now();
+        let (began, now) = (Instant::now(), now());
         let heard = AgentId::parse("agent_id", &agent_id)
             .and_then(|id| node.replica().heartbeat(now, caller, id, telemetry));
-        node.metrics.beat(heard.as_ref().ok().copied());
+        node.metrics.beat(began, heard.as_ref().ok().copied());
         node.disturb();
         let last_seen = now.wall_s;
         match heard {
-            Ok(standing) => HeartbeatResult {
+            Ok((_, standing)) => HeartbeatResult {
                 agent_id,
                 status: standing.status().into(),
                 last_seen,
@@ -195,15 +195,15 @@ impl ServiceRegistry for Registry {
         let filter = Filter::read(filter, filters)?.and_capabilities(capabilities)?;
         let limit = discovery::limit(max_results)?;
         let node = self.synced()?;
-        let (agents, explanations) = {
+        let (agents, candidates, explanations) = {
             let replica = node.replica();
             let directory = replica.directory();
             let found = directory.discover(&filter, limit, rand::random());
             let explained = explain.then(|| discovery::explain(directory, &filter, &found));
             let agents: Vec<AgentInfo> = found.into_iter().map(|known| known.info()).collect();
-            (agents, explained.unwrap_or_default())
+            (agents, directory.candidates(&filter), explained.unwrap_or_default())
         };
-        node.metrics.discovered(filter.agent_type(), began, agents.len());
+        node.metrics.discovered(filter.agent_type(), began, candidates, agents.len());
         Ok(Response::new(DiscoverAgentsResponse { agents, ranked: true, explanations }))
     }
 

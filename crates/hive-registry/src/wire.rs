@@ -11,6 +11,7 @@ use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -23,7 +24,7 @@ use tower::Service;
 pub(crate) const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// What a gRPC client accepts by default.
 const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
-const WATCH: &str = "/neural_hive.service_registry.ServiceRegistry/WatchAgents";
+const WATCH: &str = "WatchAgents";
 /// How prost and tonic begin what they say of a request that they cannot take.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
 const TOO_LARGE: &str = "Error, decoded message length too large";
@@ -58,18 +59,24 @@ impl Service<Request<Body>> for Wire {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if request.uri().path() == WATCH {
+        let node = Arc::clone(&self.registry.node);
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let told = move |answer: Response<Body>| {
+            node.metrics.called(&method, Status::from_header_map(answer.headers()).is_some());
+            mended(answer)
+        };
+        if request.uri().path().rsplit('/').next() == Some(WATCH) {
             let watches = Watches(self.registry.clone());
             return Box::pin(async move {
                 let mut grpc = Grpc::new(EventCodec).apply_max_message_size_config(
                     Some(REQUEST_BYTES_MAX),
                     Some(RESPONSE_BYTES_MAX),
                 );
-                Ok(mended(grpc.server_streaming(watches, request).await))
+                Ok(told(grpc.server_streaming(watches, request).await))
             });
         }
         let answer = self.generated.call(request);
-        Box::pin(async move { answer.await.map(mended) })
+        Box::pin(async move { answer.await.map(told) })
     }
 }
 

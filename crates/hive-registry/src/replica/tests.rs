@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::filter::Filter;
-use hive_api::registry::{AgentType, RegisterRequest};
+use hive_api::registry::RegisterRequest;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -71,7 +71,7 @@ impl World {
         while let Some(act) = self.replica.poll_act() {
             if let Act::Write { id, change, .. } = act {
                 self.accept(change);
-                self.replica.written(id, true);
+                self.replica.written(id, Written::Made);
             }
         }
     }
@@ -82,7 +82,7 @@ impl World {
             total_executions: 10,
             ..AgentTelemetry::default()
         });
-        let stands = self.replica.heartbeat(self.now(), OWNER, id, telemetry)?;
+        let (_, stands) = self.replica.heartbeat(self.now(), OWNER, id, telemetry)?;
         self.settle();
         Ok(stands)
     }
@@ -260,11 +260,34 @@ fn a_change_that_could_not_be_written_is_decided_again() {
         world.replica.handle_timeout(world.now());
         while let Some(act) = world.replica.poll_act() {
             let Act::Write { id, .. } = act else { continue };
-            world.replica.written(id, false);
+            world.replica.written(id, Written::Unknown);
             decided += 1;
         }
     }
     assert!(decided > 2, "suspect, dead, and again: {decided}");
     world.pass(Duration::from_secs(5));
     assert_eq!(world.standing(id), Some(Standing::Dead));
+}
+
+#[test]
+fn a_heartbeat_that_comes_while_a_change_is_written_is_recorded_after_it() {
+    for fold_first in [true, false] {
+        let mut world = World::new();
+        let id = world.register(OWNER, "a").expect("it is well-formed");
+        let poor = AgentTelemetry { total_executions: 9, ..AgentTelemetry::default() };
+        let good = AgentTelemetry { success_rate: 1.0, ..poor };
+        world.replica.heartbeat(world.now(), OWNER, id, Some(poor)).expect("it is known");
+        let Some(Act::Write { change, .. }) = world.replica.poll_act() else { panic!("a write") };
+        world.replica.heartbeat(world.now(), OWNER, id, Some(good)).expect("it is known");
+        assert!(world.replica.poll_act().is_none(), "one at a time");
+        if fold_first {
+            world.accept(change);
+            world.replica.written(id, Written::Made);
+        } else {
+            world.replica.written(id, Written::Made);
+            world.accept(change);
+        }
+        world.settle();
+        assert_eq!(world.standing(id), Some(Standing::Healthy));
+    }
 }

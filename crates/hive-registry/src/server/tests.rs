@@ -1,7 +1,9 @@
 //! The service on real wires: a development authority, mutual TLS, and callers with identities of their own.
 
 mod access;
+mod expiry;
 mod input;
+mod metrics;
 mod python;
 mod streams;
 
@@ -16,7 +18,6 @@ use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId};
 use hive_security::WorkloadConfig;
 use hive_security::connect::{self, Channel};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
@@ -29,6 +30,7 @@ struct Stack {
     entry: EntryId,
     directory: TempDir,
     address: String,
+    metrics: String,
     operator: Client,
     worker: Client,
     worker_channel: Channel,
@@ -43,8 +45,19 @@ impl Stack {
         Self::under(authority, directory).await
     }
 
+    async fn start_with(heartbeat_timeout: Duration) -> Self {
+        let (authority, directory) = authority().await;
+        let config = Config { heartbeat_timeout, ..config(&authority, &directory) };
+        Self::serve(authority, directory, config).await
+    }
+
     /// Serves until the end of the test; from here on, this process is the registry.
     async fn under(authority: Authority, directory: TempDir) -> Self {
+        let config = config(&authority, &directory);
+        Self::serve(authority, directory, config).await
+    }
+
+    async fn serve(authority: Authority, directory: TempDir, config: Config) -> Self {
         let operator = caller(&authority, OPERATOR.path).await;
         let worker = caller(&authority, &worker_path("w1")).await;
         let other = caller(&authority, &worker_path("w2")).await;
@@ -52,9 +65,9 @@ impl Stack {
         let entry = authority.add_entry(server).expect("an entry");
         let (ready, announced) = Ready::channel();
         let stop = CancellationToken::new();
-        let data = directory.path().join("data");
-        let served = tokio::spawn(run(config(&authority, data), ready, stop.clone()));
-        let address = format!("https://{}", announced.await.expect("it serves")["address"]);
+        let served = tokio::spawn(run(config, ready, stop.clone()));
+        let facts = announced.await.expect("it serves");
+        let address = format!("https://{}", facts["address"]);
         Self {
             operator: client(&operator, &address),
             worker: client(&worker, &address),
@@ -64,6 +77,7 @@ impl Stack {
             entry,
             directory,
             address,
+            metrics: facts["metrics"].clone(),
             stop,
             served,
         }
@@ -90,14 +104,15 @@ async fn authority() -> (Authority, TempDir) {
     (authority, directory)
 }
 
-fn config(authority: &Authority, data_dir: PathBuf) -> Config {
+fn config(authority: &Authority, directory: &TempDir) -> Config {
+    let data_dir = directory.path().join("data");
     Config {
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
         store: StoreConfig::Sqlite { data_dir },
         workload: WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE),
         heartbeat_timeout: Duration::from_secs(15),
         freeze_max: Duration::from_secs(300),
-        metrics_listen: None,
+        metrics_listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
     }
 }
 

@@ -6,6 +6,7 @@ being addresses. It makes numbered checks; each prints one line of JSON with wha
 
 import json
 import sys
+import time
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -152,7 +153,14 @@ def is_refused_without_type_or_capabilities():
 def heartbeats_say_how_it_stands():
     def status(rate):
         telemetry = Telemetry(success_rate=rate, total_executions=10)
-        return worker.Heartbeat(agent_id=known["id"], telemetry=telemetry).status
+        answered = worker.Heartbeat(agent_id=known["id"], telemetry=telemetry).status
+        # Others are told a moment later.
+        deadline = time.monotonic() + DEADLINE_S
+        while operator.GetAgent(agent_id=known["id"]).agent.status != answered:
+            if time.monotonic() > deadline:
+                return "others were never told"
+            time.sleep(0.02)
+        return answered
 
     unknown = "00000000-0000-4000-8000-000000000000"
     return [status(0.2), status(0.4), status(0.9), refused(worker.Heartbeat, agent_id=unknown)]

@@ -7,7 +7,7 @@ use crate::bounds::{self, Refused};
 use crate::discovery::Rank;
 use crate::filter::Filter;
 use crate::liveness::Rules;
-use crate::replica::{Act, Now, Registering, Replica};
+use crate::replica::{Act, Now, Registering, Replica, Written};
 use crate::store::{Change, FeedItem, Revision};
 use hive_api::registry::{AgentFilter, AgentTelemetry, RegisterRequest};
 use rand::rngs::StdRng;
@@ -293,7 +293,8 @@ impl World {
         let same = |known: &crate::directory::Known| known.agent.registration == registration;
         if replica.directory().agent(id).is_some_and(same) {
             let heard = replica.heartbeat(now, owner, id, Some(telemetry));
-            assert_eq!(heard, Ok(Standing::by_success(process_rate(&telemetry))));
+            let stands = Standing::by_success(telemetry.success_rate);
+            assert_eq!(heard.map(|(_, standing)| standing), Ok(stands));
             return;
         }
         let registering = replica.register(now, owner, id, registration, Some(telemetry));
@@ -366,13 +367,17 @@ impl World {
             }
             let luck = if foul { self.random.random_range(0..10) } else { 9 };
             let applied = luck != 0 && self.ledger.apply(&write.change);
-            // A conflict is an answer, too.
             let answered = luck > 1;
             self.note(|| format!("write of {}: applied {applied}, answered {answered}", write.id));
             match write.agent {
                 Some(agent) => self.agents[agent].registering = false,
                 None if self.seats[write.seat].generation == write.generation => {
-                    self.seats[write.seat].replica.written(write.id, answered);
+                    let what = match (answered, applied) {
+                        (false, _) => Written::Unknown,
+                        (true, false) => Written::Conflict,
+                        (true, true) => Written::Made,
+                    };
+                    self.seats[write.seat].replica.written(write.id, what);
                 }
                 None => {}
             }
@@ -481,10 +486,6 @@ impl World {
 
 fn is_sync(item: &FeedItem) -> bool {
     matches!(item, FeedItem::InSync { .. })
-}
-
-fn process_rate(telemetry: &AgentTelemetry) -> f64 {
-    telemetry.success_rate
 }
 
 fn registration(process: &Process) -> Registration {
