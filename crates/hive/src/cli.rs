@@ -11,7 +11,7 @@ mod plan;
 mod render;
 pub(crate) mod service;
 pub(crate) mod stack;
-mod vault;
+pub(crate) mod vault;
 
 use crate::exit;
 use clap::{Args, Parser, Subcommand};

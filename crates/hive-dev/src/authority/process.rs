@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use hive_runtime::processes::stat;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -90,26 +91,6 @@ impl Watch {
     }
 }
 
-/// A part of `/proc/<pid>/stat`.
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    parent: u32,
-    start_time: u64,
-}
-
-fn stat(pid: u32) -> io::Result<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(&String::from_utf8_lossy(&text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// The name in parentheses may itself contain parentheses and spaces: fields are counted from the last `)`.
-fn parse_stat(text: &str) -> Option<Stat> {
-    let (_, after_name) = text.rsplit_once(')')?;
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    // proc_pid_stat(5): field 3 is the state, 4 the parent, 22 the start time.
-    Some(Stat { parent: fields.get(1)?.parse().ok()?, start_time: fields.get(19)?.parse().ok()? })
-}
-
 /// The chain of parents, read until it is the same twice; None if it never is.
 fn ancestors(of: ProcessKey) -> Option<Vec<ProcessKey>> {
     let mut before = chain(of)?;
@@ -142,15 +123,6 @@ fn chain(of: ProcessKey) -> Option<Vec<ProcessKey>> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
-
-    #[test]
-    fn a_name_full_of_parentheses_hides_nothing() {
-        let rest = "S 7 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
-        let expected = Some(Stat { parent: 7, start_time: 4242 });
-        assert_eq!(parse_stat(&format!("12 (sh) {rest}")), expected);
-        assert_eq!(parse_stat(&format!("12 (a) S 1 (b) {rest}")), expected);
-        assert_eq!(parse_stat("12 (sh) S 7"), None);
-    }
 
     #[test]
     fn this_process_knows_itself_and_its_parent() {

@@ -57,18 +57,22 @@ impl Session {
     }
 }
 
-/// Where `VAULT_ADDR` says, by the names that Vault's and OpenBao's own command lines use.
+/// The Vault at `VAULT_ADDR`.
 pub(super) fn client() -> Result<VaultClient, Failure> {
     let missing = "VAULT_ADDR is not set; `hive up` prints the line that sets it for this shell";
     let address = stack::value("VAULT_ADDR").ok_or_else(|| Failure::bad_input(missing))?;
+    VaultClient::new(config_at(address)?).map_err(|error| Failure::bad_input(chain(&error)))
+}
+
+/// A Vault at this address, by the variables that Vault's and OpenBao's own command lines read.
+pub(crate) fn config_at(address: impl Into<String>) -> Result<VaultConfig, Failure> {
     let read = |path: String| {
         let text = std::fs::read_to_string(&path);
         text.map_err(|error| Failure::bad_input(format!("VAULT_CACERT is {path}: {error}")))
     };
     let ca_pem = stack::value("VAULT_CACERT").map(read).transpose()?;
     let namespace = stack::value("VAULT_NAMESPACE");
-    let config = VaultConfig { ca_pem, namespace, ..VaultConfig::at(address) };
-    VaultClient::new(config).map_err(|error| Failure::bad_input(chain(&error)))
+    Ok(VaultConfig { ca_pem, namespace, ..VaultConfig::at(address) })
 }
 
 pub(super) fn failed(error: &VaultError) -> Failure {

@@ -8,11 +8,12 @@ use super::secrets::{self, Place};
 use super::service::{Event, Keeper, Service};
 use super::{Failure, Options, Postgres, orphans, ports};
 use crate::cli::stack as client;
+use crate::cli::vault::config_at;
 use hive_api::names;
 use hive_api::orchestrator::ListPlansRequest;
 use hive_dev::{postgres, witness};
 use hive_runtime::errors::chain;
-use hive_security::vault::{VaultClient, VaultConfig, VaultError};
+use hive_security::vault::{VaultClient, VaultError};
 use secrecy::ExposeSecret;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -225,7 +226,7 @@ impl Stack {
                 chain(&error)
             ))
         };
-        let client = VaultClient::new(named_vault(address)?).map_err(cannot)?;
+        let client = VaultClient::new(config_at(address)?).map_err(cannot)?;
         client.health().await.map_err(cannot)?;
         Ok(address.clone())
     }
@@ -419,19 +420,6 @@ fn environment(
         ("HIVE_ORCHESTRATOR_ADDR", format!("https://{}", addresses.orchestrator)),
         ("HIVE_REGISTRY_ADDR", format!("https://{}", addresses.registry)),
     ]
-}
-
-/// A vault of the user's, by the variables that its own command line reads, which the workers get too.
-fn named_vault(address: &str) -> Result<VaultConfig, Failure> {
-    let ca_pem =
-        match std::env::var("VAULT_CACERT") {
-            Err(_) => None,
-            Ok(path) => Some(std::fs::read_to_string(&path).map_err(|error| {
-                Failure::bad_input(format!("VAULT_CACERT is {path:?}: {error}"))
-            })?),
-        };
-    let namespace = std::env::var("VAULT_NAMESPACE").ok();
-    Ok(VaultConfig { ca_pem, namespace, ..VaultConfig::at(address) })
 }
 
 /// A test that wants to know what was issued says so in our environment; only the development servers hear of it.

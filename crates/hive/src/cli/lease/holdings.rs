@@ -1,6 +1,7 @@
 //! What each process of this user holds, written down without any secret, for `hive lease list`.
 
 use crate::cli::stack;
+use hive_runtime::processes::stat;
 use hive_security::adapters::files::{Error, have_private, in_memory};
 use hive_security::credentials::Status;
 use serde::{Deserialize, Serialize};
@@ -125,11 +126,8 @@ fn replace(path: &Path, holding: &Holding) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The 22nd field of its `stat`; the name, which may hold anything, ends with the last bracket.
 fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat).into_owned();
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    stat(pid).ok().map(|stat| stat.start_time)
 }
 
 fn directory() -> PathBuf {
