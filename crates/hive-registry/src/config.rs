@@ -1,5 +1,7 @@
 //! What the registry needs to know before it starts.
 
+#[cfg(feature = "etcd")]
+use crate::EtcdConfig;
 use hive_runtime::config::{self, Reader};
 use hive_security::WorkloadConfig;
 use std::net::SocketAddr;
@@ -10,6 +12,12 @@ use std::time::Duration;
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long many agents that fell silent together are kept: longer than most repairs of a network take.
 const FREEZE_MAX: Duration = Duration::from_secs(300);
+
+/// What etcd's keys begin with, and who etcd is, unless the configuration says otherwise.
+#[cfg(feature = "etcd")]
+const ETCD_PREFIX: &str = "neural-hive/registry/";
+#[cfg(feature = "etcd")]
+const ETCD_ID: &str = "/ns/neural-hive/sa/etcd";
 
 /// The registry's configuration.
 #[derive(Clone, Debug)]
@@ -34,6 +42,9 @@ pub struct Config {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreConfig {
+    /// `etcd`, for several replicas.
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdConfig),
     /// `sqlite`, the default: one file, for one replica.
     Sqlite {
         /// The directory that holds it (`HIVE_DATA_DIR`). Only one registry may use it.
@@ -43,14 +54,53 @@ pub enum StoreConfig {
 
 impl StoreConfig {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let kind = |text: &str| match text {
-            "sqlite" => Ok(()),
-            _ => Err("it must be sqlite"),
-        };
-        reader.or("HIVE_REGISTRY_STORE", (), kind);
-        let data_dir = reader.required("HIVE_DATA_DIR", config::absolute_path);
-        Some(Self::Sqlite { data_dir: data_dir? })
+        match reader.or("HIVE_REGISTRY_STORE", Kind::Sqlite, Kind::parse) {
+            #[cfg(feature = "etcd")]
+            Kind::Etcd => etcd(reader).map(Self::Etcd),
+            Kind::Sqlite => {
+                let data_dir = reader.required("HIVE_DATA_DIR", config::absolute_path);
+                Some(Self::Sqlite { data_dir: data_dir? })
+            }
+        }
     }
+}
+
+enum Kind {
+    #[cfg(feature = "etcd")]
+    Etcd,
+    Sqlite,
+}
+
+impl Kind {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            #[cfg(feature = "etcd")]
+            "etcd" => Ok(Self::Etcd),
+            #[cfg(not(feature = "etcd"))]
+            "etcd" => Err("this program was built without the feature etcd"),
+            "sqlite" => Ok(Self::Sqlite),
+            _ => Err("it must be sqlite or etcd"),
+        }
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(reader: &mut Reader<'_>) -> Option<EtcdConfig> {
+    let endpoints = reader.required("HIVE_ETCD_ENDPOINTS", etcd_endpoints);
+    let prefix = reader.or("HIVE_ETCD_PREFIX", ETCD_PREFIX.to_owned(), |text| {
+        if text.ends_with('/') { Ok(text.to_owned()) } else { Err("it must end with /") }
+    });
+    let id = reader.or("HIVE_ETCD_ID", ETCD_ID.to_owned(), |text| {
+        if text.starts_with('/') { Ok(text.to_owned()) } else { Err("it must begin with /") }
+    });
+    Some(EtcdConfig { endpoints: endpoints?, prefix, id })
+}
+
+#[cfg(feature = "etcd")]
+fn etcd_endpoints(text: &str) -> Result<Vec<String>, &'static str> {
+    let endpoints: Vec<String> = text.split(',').map(|one| one.trim().to_owned()).collect();
+    let all = endpoints.iter().all(|one| one.starts_with("https://"));
+    if all { Ok(endpoints) } else { Err("each must have the form https://host:port") }
 }
 
 impl Config {

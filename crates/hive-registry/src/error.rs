@@ -25,6 +25,10 @@ pub enum Error {
     /// The records cannot be opened.
     #[error("the registry cannot open its store")]
     Store(#[source] FileError),
+    /// This replica cannot make itself present in etcd.
+    #[cfg(feature = "etcd")]
+    #[error("etcd cannot be used; see HIVE_ETCD_ENDPOINTS, HIVE_ETCD_ID, and whether etcd runs")]
+    Etcd(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server ended although nobody asked it to.
     #[error("the gRPC server failed")]
     Serve(#[source] tonic::transport::Error),

@@ -35,4 +35,6 @@ mod wire;
 pub use config::{Config, StoreConfig};
 pub use error::Error;
 pub use server::run;
+#[cfg(feature = "etcd")]
+pub use store::EtcdConfig;
 pub use store::FileError;

@@ -6,9 +6,9 @@ use crate::liveness::Rules;
 use crate::node::{Node, now};
 use crate::replica::Replica;
 use crate::service::Registry;
-use crate::store::{Sqlite, Store};
+use crate::store::{self, Store};
 use crate::wire::Wire;
-use crate::{Config, Error, StoreConfig, exposition};
+use crate::{Config, Error, exposition};
 use hive_api::names::{OPERATOR, ORCHESTRATOR, Party, REGISTRY, WORKERS};
 use hive_api::registry::DESCRIPTORS;
 use hive_api::registry::service_registry_server::ServiceRegistryServer;
@@ -65,13 +65,11 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     let (workload, upkeep) = Workload::attach(identity).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let replica = ReplicaId::new(&format!("{:032x}", rand::random::<u128>()));
-    let StoreConfig::Sqlite { data_dir } = &config.store;
-    let (store, writer) = Sqlite::open(data_dir, replica.clone()).await.map_err(Error::Store)?;
-    let writer = tokio::spawn(writer.run());
-    let served = serve_until(config, &workload, replica, Arc::new(store), ready, stop).await;
+    let (store, keeper) = store::open(&config.store, &workload, replica.clone(), &stop).await?;
+    let served = serve_until(config, &workload, replica, store, ready, stop).await;
+    // It ends with the last that held the store; what is not folded in or given back now ends by itself later.
+    _ = tokio::time::timeout(CLOSE_DEADLINE, keeper).await;
     upkeep.abort();
-    // It ends with the last that held the store; what it does not fold in now, the next start does.
-    _ = tokio::time::timeout(CLOSE_DEADLINE, writer).await;
     served
 }
 

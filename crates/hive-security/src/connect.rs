@@ -59,7 +59,8 @@ const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Channel {
     connection: Arc<Renewed>,
     workload: Workload,
-    audience: Arc<Audience>,
+    /// Whom calls carry a JWT-SVID for, if they carry one.
+    audience: Option<Arc<Audience>>,
 }
 
 /// A channel to the server at `address` (`https://host:port`), which must be one of `server` and is addressed
@@ -72,11 +73,22 @@ pub fn channel(
     server: IdPattern,
     audience: Audience,
 ) -> Result<Channel, Error> {
+    let channel = channel_without_jwt(workload, address, server)?;
+    Ok(Channel { audience: Some(Arc::new(audience)), ..channel })
+}
+
+/// As [`channel`], to a server that knows its callers by their certificate only, such as etcd: no call carries a
+/// JWT-SVID, which it would take for a token of its own or could pass on.
+pub fn channel_without_jwt(
+    workload: &Workload,
+    address: &str,
+    server: IdPattern,
+) -> Result<Channel, Error> {
     let address = Address::parse(address)?;
     let tls = tls::client_config(workload, server.clone())?;
     let dialler = Dialler::new(address, server, &tls, Some(workload.clone()));
     let connection = Arc::new(Renewed::new(dialler, ConnectionAge::default())?);
-    Ok(Channel { connection, workload: workload.clone(), audience: Arc::new(audience) })
+    Ok(Channel { connection, workload: workload.clone(), audience: None })
 }
 
 impl Channel {
@@ -101,10 +113,12 @@ impl Service<http::Request<Body>> for Channel {
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let connection = Arc::clone(&self.connection);
-        let (workload, audience) = (self.workload.clone(), Arc::clone(&self.audience));
+        let (workload, audience) = (self.workload.clone(), self.audience.clone());
         Box::pin(async move {
-            let authorization = authorization(&workload, &audience).await?;
-            request.headers_mut().insert(AUTHORIZATION, authorization);
+            if let Some(audience) = audience {
+                let authorization = authorization(&workload, &audience).await?;
+                request.headers_mut().insert(AUTHORIZATION, authorization);
+            }
             send(connection.current(), request).await.map_err(status_of_transport)
         })
     }

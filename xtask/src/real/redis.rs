@@ -28,17 +28,18 @@ pub(super) fn install() -> Result<()> {
     let recipe = Recipe::new(&PACKAGES.join(" "), &[])?;
     recipe.once(std::slice::from_ref(&program), &tools.join("redis.stamp"), || {
         println!("unpacking Redis into {}, once", tools.join("redis").display());
-        unpack(&tools.join("redis")).context(
+        unpack(&tools.join("redis"), &PACKAGES).context(
             "Redis is missing: install redis-server (7.0 or newer) where Debian's packages cannot be had",
         )?;
         start_script(&tools.join("redis/root"), &program)
     })
 }
 
-fn unpack(directory: &Path) -> Result<()> {
+/// Unpacks packages of Debian below `root`.
+pub(super) fn unpack(directory: &Path, packages: &[&str]) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     let download = || {
-        run(Command::new("apt-get").args(["-qq", "download"]).args(PACKAGES).current_dir(directory))
+        run(Command::new("apt-get").args(["-qq", "download"]).args(packages).current_dir(directory))
     };
     if download().is_err() {
         // The list of packages is older than the packages.

@@ -8,6 +8,7 @@ mod python;
 mod streams;
 
 use super::*;
+use crate::StoreConfig;
 use hive_api::names::worker_path;
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{

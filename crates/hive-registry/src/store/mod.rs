@@ -1,19 +1,30 @@
 //! Where membership is kept: identifiers, bytes and revisions. What an agent is, a store does not know.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(test)]
 mod memory;
 mod sqlite;
 
+#[cfg(feature = "etcd")]
+pub(crate) use etcd::Etcd;
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdConfig;
 #[cfg(test)]
 pub(crate) use memory::Memory;
 pub use sqlite::FileError;
 pub(crate) use sqlite::Sqlite;
 
 use crate::agent::{AgentId, ReplicaId};
+use crate::{Error, StoreConfig};
+use hive_security::Workload;
 use prost::bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The number of a change. It grows with each, and all replicas see the same order. A store that begins anew, because
 /// its data was lost, begins with larger numbers than it ever gave, so that nobody resumes in another history.
@@ -38,6 +49,29 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// have been sent; [`StoreError::Compacted`] when some of them are not known any more. [`FeedItem::Replicas`]
     /// comes first, and whenever it changes.
     async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError>;
+}
+
+/// Opens the store that is configured, and what keeps it going until `stop`, or until the store is dropped.
+pub(crate) async fn open(
+    config: &StoreConfig,
+    workload: &Workload,
+    replica: ReplicaId,
+    stop: &CancellationToken,
+) -> Result<(Arc<dyn Store>, JoinHandle<()>), Error> {
+    match config {
+        #[cfg(feature = "etcd")]
+        StoreConfig::Etcd(etcd) => {
+            let opened = Etcd::open(etcd, workload, replica).await;
+            let (store, presence) = opened.map_err(|error| Error::Etcd(Box::new(error)))?;
+            Ok((Arc::new(store), tokio::spawn(presence.run(stop.clone()))))
+        }
+        StoreConfig::Sqlite { data_dir } => {
+            // Only etcd asks who this is, and has to be told at once when it stops.
+            _ = (workload, stop);
+            let (store, writer) = Sqlite::open(data_dir, replica).await.map_err(Error::Store)?;
+            Ok((Arc::new(store), tokio::spawn(writer.run())))
+        }
+    }
 }
 
 /// What is to be changed.

@@ -1,6 +1,8 @@
 //! One suite for every store.
 
 use super::*;
+#[cfg(feature = "etcd")]
+use crate::store::etcd::tests::Cluster;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where a store is, so that it can be opened again.
 enum Place {
+    #[cfg(feature = "etcd")]
+    Etcd(Box<Cluster>),
     Memory(Memory),
     Sqlite(TempDir),
 }
@@ -26,8 +30,15 @@ impl Place {
         Self::Sqlite(TempDir::new().expect("a directory"))
     }
 
+    #[cfg(feature = "etcd")]
+    async fn etcd() -> Self {
+        Self::Etcd(Box::new(Cluster::start::<1>().await))
+    }
+
     async fn open(&self) -> Arc<dyn Store> {
         match self {
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => Arc::new(cluster.open("r1").await),
             Self::Memory(memory) => Arc::new(memory.clone()),
             Self::Sqlite(directory) => Arc::new(sqlite(directory).await),
         }
@@ -36,6 +47,11 @@ impl Place {
     /// Makes the store forget what led to its present state.
     async fn compact(&self, store: &dyn Store) {
         match self {
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => {
+                let latest = write(store, put(9, "latest", Expected::Any)).await;
+                cluster.open("r2").await.compact(latest).await;
+            }
             Self::Memory(_) | Self::Sqlite(_) => {
                 for number in 0..=CHANGES_MAX {
                     write(store, put(9, &number.to_string(), Expected::Any)).await;
@@ -167,6 +183,13 @@ impl View {
 /// Each test of the suite, for each store.
 macro_rules! suite {
     ($($test:ident)*) => {
+        #[cfg(feature = "etcd")]
+        mod etcd {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Place::etcd().await).await;
+            })*
+        }
         mod memory {
             $(#[tokio::test]
             async fn $test() {

@@ -1,0 +1,215 @@
+//! A real etcd, whose nodes and clients prove themselves with SVIDs.
+
+use super::*;
+use crate::store::FeedItem;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hive_dev::authority::{Authority, AuthorityConfig, Entry};
+use hive_dev::etcd::{Etcd as Server, Files};
+use hive_security::WorkloadConfig;
+use secrecy::ExposeSecret;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Far longer than anything here takes: whoever waits for it has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+const ETCD: &str = "/ns/neural-hive/sa/etcd";
+
+/// A cluster, and the replicas that use it.
+pub(in crate::store) struct Cluster {
+    server: Server,
+    workload: Workload,
+    stop: CancellationToken,
+    _authority: Authority,
+    _directory: TempDir,
+}
+
+impl Cluster {
+    pub(in crate::store) async fn start<const N: usize>() -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let socket = directory.path().join("api.sock");
+        let authority = Authority::start(AuthorityConfig::new(socket)).await.expect("it starts");
+        let files = files(&identity(&authority, ETCD).await, directory.path());
+        let program = hive_dev::tools::program("etcd")
+            .expect("etcd is missing: `cargo xtask real` puts it into the target directory");
+        let server = Server::start::<N>(&program, directory.path(), files).await;
+        let server = server.expect("etcd starts");
+        let workload = identity(&authority, "/ns/neural-hive-registry/sa/service-registry").await;
+        let stop = CancellationToken::new();
+        Self { server, workload, stop, _authority: authority, _directory: directory }
+    }
+
+    /// The store of a replica that is present until the cluster is dropped.
+    pub(in crate::store) async fn open(&self, replica: &str) -> Etcd {
+        self.open_until(replica, self.stop.clone()).await
+    }
+
+    async fn open_until(&self, replica: &str, stop: CancellationToken) -> Etcd {
+        let config = self.config(ETCD);
+        let opened = Etcd::open(&config, &self.workload, ReplicaId::new(replica)).await;
+        let (store, presence) = opened.expect("etcd answers");
+        tokio::spawn(presence.run(stop));
+        store
+    }
+
+    fn config(&self, id: &str) -> EtcdConfig {
+        let (endpoints, prefix) = (self.server.endpoints(), "test/".to_owned());
+        EtcdConfig { endpoints, prefix, id: id.to_owned() }
+    }
+}
+
+/// An identity that is fetched whole; one process has one at a time.
+async fn identity(authority: &Authority, path: &str) -> Workload {
+    let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
+    let config = WorkloadConfig::new(authority.endpoint(), DEADLINE);
+    let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
+    drop(upkeep);
+    assert!(authority.remove_entry(entry));
+    workload
+}
+
+/// What etcd reads, in the form in which it does.
+fn files(workload: &Workload, directory: &Path) -> Files {
+    let svid = workload.x509_svid().expect("it was fetched");
+    let material = workload.x509().current();
+    let material = (*material).as_ref().expect("it was fetched");
+    let chain = svid.certificate_chain().iter().map(|one| pem("CERTIFICATE", one)).collect();
+    let key = pem("PRIVATE KEY", svid.private_key().expose_secret());
+    let bundle = material.bundle(&workload.trust_domain()).expect("its own");
+    let authorities = bundle.authorities().iter().map(|one| pem("CERTIFICATE", one)).collect();
+    Files {
+        certificate: file(directory, "etcd.pem", chain),
+        key: file(directory, "etcd.key", key),
+        authorities: file(directory, "authorities.pem", authorities),
+    }
+}
+
+fn file(directory: &Path, name: &str, text: String) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("it can be written");
+    path
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+}
+
+fn put(number: u8, value: &'static str) -> Change {
+    let (id, value) = (AgentId::from_bytes([number; 16]), Bytes::from_static(value.as_bytes()));
+    Change::Put { id, value, expected: Expected::Any }
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what).await.expect("it does not hang")
+}
+
+/// Reads a feed until it says what is looked for.
+async fn until<T>(feed: &mut Feed, mut found: impl FnMut(&FeedItem) -> Option<T>) -> T {
+    within(async {
+        loop {
+            let item = feed.next().await.expect("the feed goes on");
+            if let Some(found) = found(&item) {
+                return found;
+            }
+        }
+    })
+    .await
+}
+
+async fn until_present(feed: &mut Feed, names: &[&str]) {
+    let wanted: BTreeSet<ReplicaId> = names.iter().map(|name| ReplicaId::new(name)).collect();
+    until(feed, |item| matches!(item, FeedItem::Replicas(now) if *now == wanted).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn replicas_see_each_other_come_and_go_and_what_each_writes() {
+    let cluster = Cluster::start::<1>().await;
+    let first = cluster.open("r1").await;
+    let mut feed = within(first.follow(None)).await.expect("it can be followed");
+    until_present(&mut feed, &["r1"]).await;
+    let gone = CancellationToken::new();
+    let second = cluster.open_until("r2", gone.clone()).await;
+    until_present(&mut feed, &["r1", "r2"]).await;
+    let written = within(second.write(put(1, "a"))).await.expect("it is stored");
+    let told = until(&mut feed, |item| match item {
+        FeedItem::Put { revision, .. } => Some(*revision),
+        _ => None,
+    });
+    assert_eq!(told.await, written);
+    gone.cancel();
+    until_present(&mut feed, &["r1"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_etcd_is_refused() {
+    let cluster = Cluster::start::<1>().await;
+    let config = cluster.config("/ns/neural-hive/sa/other");
+    let opened = Etcd::open(&config, &cluster.workload, ReplicaId::new("r1")).await;
+    let error = opened.expect_err("it is somebody else");
+    let why = format!("{error:?}");
+    assert!(why.contains("/ns/neural-hive/sa/other"), "{why}");
+}
+
+#[tokio::test]
+async fn the_loss_of_a_node_loses_no_record_and_no_change() {
+    let mut cluster = Cluster::start::<3>().await;
+    let store = cluster.open("r1").await;
+    let mut acknowledged = BTreeSet::new();
+    acknowledged.insert(within(store.write(put(0, "a"))).await.expect("it is stored"));
+    let mut feed = within(store.follow(None)).await.expect("it can be followed");
+    let from = until(&mut feed, |item| match item {
+        FeedItem::InSync { revision } => Some(*revision),
+        _ => None,
+    })
+    .await;
+    // Each node in turn, and so the leader as well.
+    for node in 0..3 {
+        cluster.server.kill(node).await;
+        for number in 0..5 {
+            acknowledged.insert(written(&store, put(node as u8 * 5 + number, "b")).await);
+        }
+        cluster.server.restart(node).await.expect("it starts again");
+    }
+    let mut feed = within(followed(&store, from)).await;
+    let mut told = BTreeSet::new();
+    until(&mut feed, |item| match item {
+        FeedItem::Put { revision, .. } => {
+            told.insert(*revision);
+            None
+        }
+        FeedItem::InSync { .. } => Some(()),
+        _ => None,
+    })
+    .await;
+    acknowledged.retain(|revision| *revision > from);
+    let lost: Vec<_> = acknowledged.difference(&told).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+/// As a caller does: what is not acknowledged is written again.
+async fn written(store: &Etcd, change: Change) -> Revision {
+    within(async {
+        loop {
+            match store.write(change.clone()).await {
+                Ok(revision) => return revision,
+                Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await
+}
+
+async fn followed(store: &Etcd, from: Revision) -> Feed {
+    loop {
+        match store.follow(Some(from)).await {
+            Ok(feed) => return feed,
+            Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
