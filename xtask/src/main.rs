@@ -23,7 +23,7 @@ usage: cargo xtask <task>
   conformance                 what the SPIFFE standards ask for, and which test shows it
   fuzz [TARGET] [--seconds N] bad input for whatever reads a stranger's bytes
   interop                     install go-spiffe and py-spiffe for the interoperability tests; `check` does it by itself
-  mutants [NAME]              break hive-security in a copy, one place at a time, and demand that a test notices
+  mutants [NAME]              break the code in a copy, one place at a time, and demand that a test notices
   real                        get the real servers that the tests run (SPIRE, OpenBao, Redis, Kafka); `check` does it
                               by itself
 ";

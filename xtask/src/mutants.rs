@@ -1,5 +1,5 @@
-//! Whether the tests notice: breaks `hive-security` in one place after another, in a copy, and demands that a test
-//! fails for each.
+//! Whether the tests notice: breaks the code in one place after another, in a copy, and demands that a test fails for
+//! each.
 
 use crate::conformance::workspace;
 use anyhow::{Context, Result, bail};
@@ -28,6 +28,8 @@ struct Mutation {
     file: String,
     search: String,
     replace: String,
+    /// Whose tests have to notice; they may be of another crate than what is broken.
+    package: String,
     /// Where the tests are that have to notice: `lib`, or a file in `tests`.
     program: String,
     /// What their names contain.
@@ -46,9 +48,9 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let mut mutations = mutations()?;
     mutations.retain(|mutation| only.is_none_or(|only| mutation.name.contains(only)));
     let copy = Copy::make()?;
-    for (program, filters) in filters_by_program(&mutations) {
-        if copy.test(program, &filters)? != Fate::Survived {
-            bail!("a test of {program} fails before anything was broken");
+    for ((package, program), filters) in filters_by_program(&mutations) {
+        if copy.test(package, program, &filters)? != Fate::Survived {
+            bail!("a test of {package}, {program}, fails before anything was broken");
         }
     }
     let mut escaped = Vec::new();
@@ -68,10 +70,11 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     if escaped.is_empty() { Ok(()) } else { bail!("not caught: {}", escaped.join(", ")) }
 }
 
-fn filters_by_program(mutations: &[Mutation]) -> BTreeMap<&str, Vec<&str>> {
-    let mut filters: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+fn filters_by_program(mutations: &[Mutation]) -> BTreeMap<(&str, &str), Vec<&str>> {
+    let mut filters: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for mutation in mutations {
-        filters.entry(&mutation.program).or_default().insert(&mutation.filter);
+        let of = (mutation.package.as_str(), mutation.program.as_str());
+        filters.entry(of).or_default().insert(&mutation.filter);
     }
     filters.into_iter().map(|(program, filters)| (program, filters.into_iter().collect())).collect()
 }
@@ -116,16 +119,17 @@ impl Copy {
             bail!("{}: its search text is found {found} times in {}", mutation.name, mutation.file);
         }
         std::fs::write(&path, original.replacen(&mutation.search, &mutation.replace, 1))?;
-        let fate = self.test(&mutation.program, &[&mutation.filter]);
+        let fate = self.test(&mutation.package, &mutation.program, &[&mutation.filter]);
         std::fs::write(&path, original)?;
         fate
     }
 
-    fn test(&self, program: &str, filters: &[&str]) -> Result<Fate> {
+    fn test(&self, package: &str, program: &str, filters: &[&str]) -> Result<Fate> {
         let target = match program {
             "lib" => vec!["--lib"],
             program => vec!["--test", program],
         };
+        let target = [&["--package", package], &target[..], features(package)].concat();
         if !self.cargo(&[&target[..], &["--no-run"]].concat(), DEADLINE * 6)?.success() {
             return Ok(Fate::DoesNotCompile);
         }
@@ -136,7 +140,7 @@ impl Copy {
     fn cargo(&self, arguments: &[&str], deadline: Duration) -> Result<ExitStatus> {
         let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(program)
-            .args(["test", "--quiet", "--package", "hive-security", "--features", "axum"])
+            .args(["test", "--quiet"])
             .args(arguments)
             .current_dir(&self.sources)
             .env("CARGO_TARGET_DIR", &self.target)
@@ -145,6 +149,14 @@ impl Copy {
             .spawn()
             .context("cargo cannot be run")?;
         wait(&mut child, deadline)
+    }
+}
+
+/// What the tests of a crate need beside what it builds by itself.
+fn features(package: &str) -> &'static [&'static str] {
+    match package {
+        "hive-security" => &["--features", "axum"],
+        _ => &[],
     }
 }
 
@@ -187,6 +199,7 @@ fn mutation(value: &Value) -> Result<Mutation> {
         search: field("search")?,
         replace: field("replace")?,
         // Most of them break the verifier.
+        package: text("package", "hive-security"),
         program: text("program", "lib"),
         filter: text("filter", "spiffe::verify"),
     })
