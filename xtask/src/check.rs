@@ -37,7 +37,7 @@ fn format() -> Result<()> {
 }
 
 /// What is off by default is checked and tested all the same.
-pub(crate) const FEATURES: [&str; 2] = ["--features", "hive/etcd,hive/kafka"];
+pub(crate) const FEATURES: [&str; 2] = ["--features", "hive/etcd,hive/kafka,hive-registry/bench"];
 
 fn clippy() -> Result<()> {
     let [flag, features] = FEATURES;

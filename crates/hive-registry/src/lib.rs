@@ -14,6 +14,8 @@
 
 mod agent;
 mod attend;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod bounds;
 mod config;
 mod directory;

@@ -46,6 +46,7 @@ mod world;
 use std::time::Duration;
 
 use load::Outcome;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How long, and how hard.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,9 @@ struct Settings {
 
 fn main() {
     let settings = Settings::parse(std::env::args().skip(1));
+    // What goes wrong with Vault is no failure of an operation, and still worth knowing.
+    let warnings = tracing_subscriber::fmt().with_max_level(LevelFilter::WARN);
+    warnings.with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         println!("{settings:?}");

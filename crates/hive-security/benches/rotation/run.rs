@@ -42,7 +42,11 @@ pub(crate) async fn ours(settings: crate::Settings) {
     Totals::compare(&calms, &rotations);
     clients.postgres.pool().close().await;
     drop((held, clients));
-    credentials.close(CLOSE_WITHIN).await.expect("everything is given back");
+    match credentials.close(CLOSE_WITHIN).await {
+        // Nobody knows the token of a login whose answer was lost. It ends by itself, and no lease was made with it.
+        Err(left) if settings.restarts => println!("{left}"),
+        closed => closed.expect("everything is given back"),
+    }
     let [roles, users, leases] = world.left().await;
     println!("left: {roles} roles of PostgreSQL, {users} users of Redis, {leases} leases");
     world.stop().await;

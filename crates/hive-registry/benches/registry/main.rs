@@ -1,0 +1,32 @@
+//! How many calls a second the registry takes, how late a change reaches its watchers, and what 99,000 agents weigh.
+//!
+//! `cargo bench -p hive-registry --features bench --bench registry -- [--agents 99000] [--seconds 5] [--watchers 100,1000,10000]
+//! [--only secured,plain]`
+//!
+//! The server is a process of its own and keeps its records in a file of SQLite; all callers are another process on the
+//! same machine. `secured` is how the registry is served: mutual TLS, and each call carries a JWT-SVID that is verified.
+//! `plain` is the same service without either, so that the price of knowing who calls is seen. 64 calls are in flight,
+//! on 4 connections; every registration is another agent, with four of a hundred capabilities.
+//!
+//! One identity may own 100,000 agents, and all of these have one owner.
+//!
+//! Watchers ask for the agents of one namespace, and ten times a second one of these is registered anew with another
+//! version. The time runs from before that call until a watcher has the event, so it contains the write. They come first,
+//! while there are no other agents: a watch that begins looks at each.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench may panic, and is no interface")]
+
+mod calls;
+mod driver;
+mod watchers;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    match words[..] {
+        ["serve", endpoint, directory] => {
+            runtime.block_on(hive_registry::bench::serve(endpoint, directory.as_ref()));
+        }
+        _ => runtime.block_on(driver::run(&driver::Options::read(&words))),
+    }
+}
