@@ -2,11 +2,17 @@
 
 use super::*;
 use crate::store::FeedItem;
+use crate::{Config, Error, StoreConfig};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hive_api::names::{REGISTRY, worker_path};
+use hive_api::registry::service_registry_client::ServiceRegistryClient;
+use hive_api::registry::{GetAgentRequest, HeartbeatRequest, Liveness, RegisterRequest};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_dev::etcd::{Etcd as Server, Files};
-use hive_security::WorkloadConfig;
+use hive_runtime::ready::Ready;
+use hive_security::connect::{self, Channel};
+use hive_security::{Audience, IdPattern, WorkloadConfig};
 use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,12 +24,15 @@ use tokio_util::sync::CancellationToken;
 const DEADLINE: Duration = Duration::from_secs(60);
 const ETCD: &str = "/ns/neural-hive/sa/etcd";
 
+type Client = ServiceRegistryClient<Channel>;
+type Served = tokio::task::JoinHandle<Result<(), Error>>;
+
 /// A cluster, and the replicas that use it.
 pub(in crate::store) struct Cluster {
     server: Server,
     workload: Workload,
     stop: CancellationToken,
-    _authority: Authority,
+    authority: Authority,
     _directory: TempDir,
 }
 
@@ -39,7 +48,7 @@ impl Cluster {
         let server = server.expect("etcd starts");
         let workload = identity(&authority, "/ns/neural-hive-registry/sa/service-registry").await;
         let stop = CancellationToken::new();
-        Self { server, workload, stop, _authority: authority, _directory: directory }
+        Self { server, workload, stop, authority, _directory: directory }
     }
 
     /// The store of a replica that is present until the cluster is dropped.
@@ -66,6 +75,8 @@ async fn identity(authority: &Authority, path: &str) -> Workload {
     let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
     let config = WorkloadConfig::new(authority.endpoint(), DEADLINE);
     let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
+    let audience = Audience::of_service(REGISTRY.name, &workload.trust_domain()).expect("a name");
+    workload.jwt_svid(&audience).await.expect("there is an entry");
     drop(upkeep);
     assert!(authority.remove_entry(entry));
     workload
@@ -212,4 +223,46 @@ async fn followed(store: &Etcd, from: Revision) -> Feed {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// A served replica whose client is a worker.
+async fn serve(cluster: &Cluster, worker: &Workload) -> (Client, CancellationToken, Served) {
+    let config = Config {
+        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        store: StoreConfig::Etcd(cluster.config(ETCD)),
+        workload: WorkloadConfig::new(cluster.authority.endpoint(), DEADLINE),
+        heartbeat_timeout: DEADLINE,
+        freeze_max: DEADLINE,
+        metrics_listen: None,
+    };
+    let (ready, announced) = Ready::channel();
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(crate::run(config, ready, stop.clone()));
+    let address = format!("https://{}", within(announced).await.expect("it serves")["address"]);
+    let trust_domain = worker.trust_domain();
+    let server = IdPattern::in_trust_domain(&trust_domain, REGISTRY.path).expect("a pattern");
+    let audience = Audience::of_service(REGISTRY.name, &trust_domain).expect("a name");
+    let channel = connect::channel(worker, &address, server, audience).expect("an address");
+    (Client::new(channel), stop, served)
+}
+
+#[tokio::test]
+async fn an_agent_outlives_the_replica_at_which_it_registered() {
+    let cluster = Cluster::start::<1>().await;
+    let worker = identity(&cluster.authority, &worker_path("w1")).await;
+    let registry = Entry::of_process(REGISTRY.path, std::process::id());
+    cluster.authority.add_entry(registry).expect("an entry");
+    let (mut first, stop, served) = serve(&cluster, &worker).await;
+    let (mut second, ..) = serve(&cluster, &worker).await;
+    let capabilities = vec!["BUILD".to_owned()];
+    let request = RegisterRequest { capabilities, agent_type: 1, ..Default::default() };
+    let agent_id = first.register(request).await.expect("it is allowed").into_inner().agent_id;
+    let get = GetAgentRequest { agent_id: agent_id.clone() };
+    within(async { while second.get_agent(get.clone()).await.is_err() {} }).await;
+    stop.cancel();
+    assert!(within(served).await.expect("no panic").is_ok());
+    let heartbeat = HeartbeatRequest { agent_id, telemetry: None };
+    second.heartbeat(heartbeat).await.expect("it is known here as well");
+    let agent = second.get_agent(get).await.expect("it is known").into_inner().agent;
+    assert_eq!(agent.expect("it is told").liveness(), Liveness::Alive);
 }
