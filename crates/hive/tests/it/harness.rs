@@ -129,16 +129,8 @@ pub(crate) struct Up {
 impl Up {
     /// Starts a stack in `place` and waits until it is ready.
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
-        Self::start_with(place, arguments, &[])
-    }
-
-    pub(crate) fn start_with(
-        place: &Place,
-        arguments: &[&str],
-        variables: &[(&str, &Path)],
-    ) -> Self {
         let mut command = place.hive(&["up", "--json"]);
-        command.args(arguments).envs(variables.iter().copied());
+        command.args(arguments);
         Self::start_command(place, command)
     }
 

@@ -24,8 +24,12 @@ impl Run {
         let listener = Listener::bind(place.path().join("witness")).expect("a listener");
         let data = place.path().join("data");
         let variables = [(VARIABLE, listener.path()), ("HIVE_LOG", Path::new("trace"))];
-        let arguments = ["--data-dir", data.to_str().expect("UTF-8")];
-        let up = Up::start_with(&place, &arguments, &variables);
+        let mut command = place.hive(&["up", "--json", "--data-dir"]);
+        command.arg(data).envs(variables);
+        // The search finds it there; inherited, nobody would look at it.
+        let log = std::fs::File::create(place.path().join("up.log")).expect("a file");
+        command.stderr(log);
+        let up = Up::start_command(&place, command);
         Self { place, listener, up, said: Vec::new() }
     }
 
