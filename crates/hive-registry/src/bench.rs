@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use hive_api::names::{REGISTRY, WORKERS};
 use hive_security::serve::{self, Authenticate, MethodPolicy, Peer};
 use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
@@ -96,12 +97,17 @@ async fn plain(wire: Wire) -> String {
         request.extensions_mut().insert(CALLER.get().expect("somebody called").clone());
         request
     };
+    // tonic sets the option on the streams that it opens itself only.
+    let incoming = TcpListenerStream::new(listener).inspect(|stream| {
+        if let Ok(stream) = stream {
+            stream.set_nodelay(true).unwrap();
+        }
+    });
     let server = Server::builder()
-        .tcp_nodelay(true)
         .max_concurrent_streams(Some(STREAMS_MAX))
         .layer(MapRequestLayer::new(assumed))
         .add_service(wire)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(incoming);
     tokio::spawn(server);
     address.to_string()
 }
