@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hive_api::names::{REGISTRY, WORKERS};
-use hive_security::serve::{self, Authenticate, MethodPolicy, Peer};
-use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
+use hive_api::names::REGISTRY;
+use hive_security::serve::{self, Authenticate, Peer};
+use hive_security::{Audience, Workload, WorkloadConfig};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -26,6 +26,7 @@ use crate::attend::Desk;
 use crate::liveness::Rules;
 use crate::node::{Node, now};
 use crate::replica::Replica;
+use crate::server::{EVENTS_MAX, STREAMS_MAX, policy};
 use crate::service::Registry;
 use crate::store::Sqlite;
 use crate::wire::Wire;
@@ -33,10 +34,6 @@ use crate::wire::Wire;
 const ATTACH_DEADLINE: Duration = Duration::from_secs(30);
 /// Nobody falls silent while this is measured.
 const LEASE: Duration = Duration::from_secs(3600);
-const STREAMS_MAX: u32 = 1_024;
-const EVENTS_MAX: usize = 16_384;
-const METHODS: [&str; 5] =
-    ["DiscoverAgents", "Heartbeat", "HeartbeatMany", "Register", "WatchAgents"];
 
 /// Who calls without security: whoever called first with it.
 static CALLER: OnceLock<Peer> = OnceLock::new();
@@ -74,16 +71,10 @@ async fn secured(workload: &Workload, wire: Wire) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let trust_domain = workload.trust_domain();
-    let mut policy = MethodPolicy::new();
-    for method in METHODS {
-        let path = format!("/neural_hive.service_registry.ServiceRegistry/{method}");
-        policy =
-            policy.allow(&path, IdPattern::in_trust_domain(&trust_domain, WORKERS.path).unwrap());
-    }
     let audience = Audience::of_service(REGISTRY.name, &trust_domain).unwrap();
     let server = Server::builder()
         .max_concurrent_streams(Some(STREAMS_MAX))
-        .layer(Authenticate::new(workload, audience, policy))
+        .layer(Authenticate::new(workload, audience, policy(&trust_domain).unwrap()))
         .add_service(Noted(wire))
         .serve_with_incoming(serve::incoming(listener, workload).unwrap());
     tokio::spawn(server);

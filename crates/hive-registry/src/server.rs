@@ -36,10 +36,10 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls under way on one connection, at most: a host has a stream for each of its agents, and its heartbeats.
-const STREAMS_MAX: u32 = 1_024;
+pub(crate) const STREAMS_MAX: u32 = 1_024;
 /// Events and changes that are kept for watches that are slow or come back: more than a fleet of a thousand causes when
 /// all of it starts anew, in about ten megabytes.
-const EVENTS_MAX: usize = 16_384;
+pub(crate) const EVENTS_MAX: usize = 16_384;
 
 /// What the health service calls the registry's giving up of silent agents; not serving during a mass expiry.
 const EXPIRY: &str = "neural_hive.service_registry.expiry";
@@ -155,7 +155,7 @@ fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {
     tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS)
 }
 
-fn policy(trust_domain: &TrustDomain) -> Result<MethodPolicy, hive_security::Error> {
+pub(crate) fn policy(trust_domain: &TrustDomain) -> Result<MethodPolicy, hive_security::Error> {
     let mut policy = MethodPolicy::new();
     for (method, parties) in POLICY {
         let path = format!("/neural_hive.service_registry.ServiceRegistry/{method}");
@@ -168,4 +168,4 @@ fn policy(trust_domain: &TrustDomain) -> Result<MethodPolicy, hive_security::Err
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

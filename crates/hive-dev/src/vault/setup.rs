@@ -5,8 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::postgres::Postgres;
 
 /// Everything a development vault knows when it starts.
 ///
@@ -126,6 +129,21 @@ pub struct Database {
     /// Roles by name, issued at `database/creds/<name>`.
     #[serde(default)]
     pub roles: BTreeMap<String, DatabaseRole>,
+}
+
+impl Database {
+    /// This server, with its administrator's login; nothing is set up, and there are no roles.
+    pub fn within(postgres: &Postgres) -> Self {
+        Self {
+            host: postgres.host.clone(),
+            port: postgres.port,
+            database: postgres.database.clone(),
+            username: postgres.username.clone(),
+            password: Sensitive::new(postgres.password.expose_secret().to_owned()),
+            setup_statements: Vec::new(),
+            roles: BTreeMap::new(),
+        }
+    }
 }
 
 /// How one kind of database login is made, and for how long.

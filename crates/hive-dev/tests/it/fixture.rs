@@ -159,17 +159,13 @@ pub(crate) fn database(postgres: &Postgres, ttl_s: u64, max_ttl_s: u64) -> Datab
         max_ttl_s,
     };
     Database {
-        host: postgres.host.clone(),
-        port: postgres.port,
-        database: postgres.database.clone(),
-        username: postgres.username.clone(),
-        password: Sensitive::new(postgres.password.expose_secret().to_owned()),
         setup_statements: vec![
             "CREATE TABLE ledger (entry text)".to_owned(),
             "CREATE ROLE ledger_writer NOLOGIN; GRANT SELECT, INSERT ON ledger TO ledger_writer"
                 .to_owned(),
         ],
         roles: [("ledger".to_owned(), role)].into(),
+        ..Database::within(postgres)
     }
 }
 

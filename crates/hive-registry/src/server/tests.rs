@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
 
-type Client = ServiceRegistryClient<Channel>;
+pub(crate) type Client = ServiceRegistryClient<Channel>;
 
 /// A registry, and those who call it.
 struct Stack {
@@ -119,7 +119,7 @@ fn config(authority: &Authority, directory: &TempDir) -> Config {
 
 /// A caller with an identity of its own. One process has one identity at a time, so this one is fetched whole, and
 /// then the entry goes: what was fetched serves until it expires.
-async fn caller(authority: &Authority, path: &str) -> Workload {
+pub(crate) async fn caller(authority: &Authority, path: &str) -> Workload {
     let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
     let config = WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE);
     let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
@@ -130,7 +130,7 @@ async fn caller(authority: &Authority, path: &str) -> Workload {
     workload
 }
 
-fn client(workload: &Workload, address: &str) -> Client {
+pub(crate) fn client(workload: &Workload, address: &str) -> Client {
     ServiceRegistryClient::new(channel(workload, address))
 }
 

@@ -129,7 +129,7 @@ impl PgPoolHolder {
         let _moving = self.sessions.moving();
         while !self.sessions.close_below(generation) {
             let stocked = self.stock(generation).await;
-            if self.sweep(generation).await && stocked {
+            if self.sweep().await && stocked {
                 continue;
             }
             // Most come back to us; of those that were detached, or broke, only the server knows.
@@ -160,13 +160,13 @@ impl PgPoolHolder {
     }
 
     /// Looks at idle connections until one is of an older login, and replaces that one.
-    async fn sweep(&self, generation: u64) -> bool {
+    async fn sweep(&self) -> bool {
         let current = self.sessions.generation();
         for _ in 0..self.pool.num_idle() {
             let Some(mut connection) = self.pool.try_acquire() else { return false };
-            match backend(&mut connection).await {
-                Ok(pid) if !self.sessions.is_below(pid, generation) => {}
-                Ok(pid) => return self.sessions.replace(&mut connection, pid, current).await,
+            match self.sessions.old(&mut connection, current).await {
+                Ok(None) => {}
+                Ok(Some(pid)) => return self.sessions.replace(&mut connection, pid, current).await,
                 Err(_) => connection.close_on_drop(),
             }
         }

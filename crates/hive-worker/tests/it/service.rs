@@ -325,11 +325,6 @@ fn database(postgres: &Postgres) -> Database {
     };
     let table = "CREATE TABLE releases (ticket_id text PRIMARY KEY, plan_id text, release text, digest text, deployed_by text)";
     Database {
-        host: postgres.host.clone(),
-        port: postgres.port,
-        database: postgres.database.clone(),
-        username: postgres.username.clone(),
-        password: Sensitive::new(postgres.password.expose_secret().to_owned()),
         setup_statements: [
             table,
             "CREATE ROLE writers NOLOGIN",
@@ -338,6 +333,7 @@ fn database(postgres: &Postgres) -> Database {
         .map(str::to_owned)
         .into(),
         roles: BTreeMap::from([("releases".to_owned(), role)]),
+        ..Database::within(postgres)
     }
 }
 

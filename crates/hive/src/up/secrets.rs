@@ -6,7 +6,7 @@ use hive_dev::postgres::Postgres;
 use hive_dev::vault::{Capability, Database, DatabaseRole, JwtRole, PathRule, Sensitive, Setup};
 use hive_plan::TicketKind;
 use rand::Rng;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -90,13 +90,9 @@ fn seeds() -> BTreeMap<String, Sensitive<Map<String, Value>>> {
 
 fn database(postgres: &Postgres) -> Database {
     Database {
-        host: postgres.host.clone(),
-        port: postgres.port,
-        database: postgres.database.clone(),
-        username: postgres.username.clone(),
-        password: Sensitive::new(postgres.password.expose_secret().to_owned()),
         setup_statements: setup_statements(),
         roles: BTreeMap::from([("releases".to_owned(), releases_role())]),
+        ..Database::within(postgres)
     }
 }
 
@@ -132,6 +128,7 @@ fn releases_role() -> DatabaseRole {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::ExposeSecret;
 
     fn place() -> Place {
         Place {

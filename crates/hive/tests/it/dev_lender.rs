@@ -184,11 +184,6 @@ fn database(postgres: &Postgres) -> Database {
         max_ttl_s: 3_600,
     };
     Database {
-        host: postgres.host.clone(),
-        port: postgres.port,
-        database: postgres.database.clone(),
-        username: postgres.username.clone(),
-        password: Sensitive::new(postgres.password.expose_secret().to_owned()),
         setup_statements: vec![
             "CREATE TABLE ledger (entry text)".to_owned(),
             "CREATE ROLE ledger_writer NOLOGIN; GRANT INSERT ON ledger TO ledger_writer".to_owned(),
@@ -197,5 +192,6 @@ fn database(postgres: &Postgres) -> Database {
             ("brief".to_owned(), role(BRIEF_S)),
             ("ledger".to_owned(), role(60)),
         ]),
+        ..Database::within(postgres)
     }
 }

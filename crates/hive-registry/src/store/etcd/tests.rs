@@ -1,18 +1,17 @@
 //! A real etcd, whose nodes and clients prove themselves with SVIDs.
 
 use super::*;
+use crate::server::tests::{Client, caller, client};
 use crate::store::FeedItem;
 use crate::{Config, Error, StoreConfig};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hive_api::names::{REGISTRY, worker_path};
-use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{GetAgentRequest, HeartbeatRequest, Liveness, RegisterRequest};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_dev::etcd::{Etcd as Server, Files};
 use hive_runtime::ready::Ready;
-use hive_security::connect::{self, Channel};
-use hive_security::{Audience, IdPattern, WorkloadConfig};
+use hive_security::WorkloadConfig;
 use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 const DEADLINE: Duration = Duration::from_secs(60);
 const ETCD: &str = "/ns/neural-hive/sa/etcd";
 
-type Client = ServiceRegistryClient<Channel>;
 type Served = tokio::task::JoinHandle<Result<(), Error>>;
 
 /// A cluster, and the replicas that use it.
@@ -41,12 +39,12 @@ impl Cluster {
         let directory = TempDir::new().expect("a directory");
         let socket = directory.path().join("api.sock");
         let authority = Authority::start(AuthorityConfig::new(socket)).await.expect("it starts");
-        let files = files(&identity(&authority, ETCD).await, directory.path());
+        let files = files(&caller(&authority, ETCD).await, directory.path());
         let program = hive_dev::tools::program("etcd")
             .expect("etcd is missing: `cargo xtask real` puts it into the target directory");
         let server = Server::start::<N>(&program, directory.path(), files).await;
         let server = server.expect("etcd starts");
-        let workload = identity(&authority, "/ns/neural-hive-registry/sa/service-registry").await;
+        let workload = caller(&authority, REGISTRY.path).await;
         let stop = CancellationToken::new();
         Self { server, workload, stop, authority, _directory: directory }
     }
@@ -68,18 +66,6 @@ impl Cluster {
         let (endpoints, prefix) = (self.server.endpoints(), "test/".to_owned());
         EtcdConfig { endpoints, prefix, id: id.to_owned() }
     }
-}
-
-/// An identity that is fetched whole; one process has one at a time.
-async fn identity(authority: &Authority, path: &str) -> Workload {
-    let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
-    let config = WorkloadConfig::new(authority.endpoint(), DEADLINE);
-    let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
-    let audience = Audience::of_service(REGISTRY.name, &workload.trust_domain()).expect("a name");
-    workload.jwt_svid(&audience).await.expect("there is an entry");
-    drop(upkeep);
-    assert!(authority.remove_entry(entry));
-    workload
 }
 
 /// What etcd reads, in the form in which it does.
@@ -239,17 +225,13 @@ async fn serve(cluster: &Cluster, worker: &Workload) -> (Client, CancellationTok
     let stop = CancellationToken::new();
     let served = tokio::spawn(crate::run(config, ready, stop.clone()));
     let address = format!("https://{}", within(announced).await.expect("it serves")["address"]);
-    let trust_domain = worker.trust_domain();
-    let server = IdPattern::in_trust_domain(&trust_domain, REGISTRY.path).expect("a pattern");
-    let audience = Audience::of_service(REGISTRY.name, &trust_domain).expect("a name");
-    let channel = connect::channel(worker, &address, server, audience).expect("an address");
-    (Client::new(channel), stop, served)
+    (client(worker, &address), stop, served)
 }
 
 #[tokio::test]
 async fn an_agent_outlives_the_replica_at_which_it_registered() {
     let cluster = Cluster::start::<1>().await;
-    let worker = identity(&cluster.authority, &worker_path("w1")).await;
+    let worker = caller(&cluster.authority, &worker_path("w1")).await;
     let registry = Entry::of_process(REGISTRY.path, std::process::id());
     cluster.authority.add_entry(registry).expect("an entry");
     let (mut first, stop, served) = serve(&cluster, &worker).await;

@@ -154,11 +154,11 @@ impl Sessions {
             return Ok(false);
         }
         let current = self.generation();
-        if !self.has_below(current) || Mark::read(connection).await? == Some(Mark::of(current)) {
+        if !self.has_below(current) {
             return Ok(true);
         }
-        let pid = super::backend(connection).await?;
-        if !self.is_below(pid, current) || self.replace(connection, pid, current).await {
+        let Some(pid) = self.old(connection, current).await? else { return Ok(true) };
+        if self.replace(connection, pid, current).await {
             return Ok(true);
         }
         if self.movers.load(Ordering::Relaxed) > 0 {
@@ -167,6 +167,20 @@ impl Sessions {
         }
         self.forget(pid);
         Ok(false)
+    }
+
+    /// The number of a session that is of an older login. The server is asked only about one that does not carry the
+    /// mark of the current login.
+    pub(super) async fn old(
+        &self,
+        connection: &mut PgConnection,
+        current: u64,
+    ) -> Result<Option<i32>, sqlx::Error> {
+        if Mark::read(connection).await? == Some(Mark::of(current)) {
+            return Ok(None);
+        }
+        let pid = super::backend(connection).await?;
+        Ok(self.is_below(pid, current).then_some(pid))
     }
 
     /// Puts the spare in the place of an old session, which it ends.
