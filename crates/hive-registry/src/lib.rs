@@ -23,6 +23,7 @@ mod discovery;
 mod error;
 mod exposition;
 mod filter;
+mod import;
 mod liveness;
 mod metrics;
 mod node;

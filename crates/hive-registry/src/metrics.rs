@@ -22,13 +22,14 @@ const TYPES: [AgentType; 5] = [
 ];
 
 /// The methods of the contract.
-const METHODS: [&str; 10] = [
+const METHODS: [&str; 11] = [
     "Attend",
     "Deregister",
     "DiscoverAgents",
     "GetAgent",
     "Heartbeat",
     "HeartbeatMany",
+    "ImportAgents",
     "ListAgents",
     "NotifyAgent",
     "Register",

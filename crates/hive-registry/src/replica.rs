@@ -167,6 +167,19 @@ impl Replica {
         Ok(Registering::Write { registered_at, change })
     }
 
+    /// What is to be written so that this agent, which another registry knew, lives here from now on; `None` if its
+    /// owner has it already.
+    pub(crate) fn import(&self, agent: Agent) -> Result<Option<Change>, Refused> {
+        let id = agent.id;
+        if let Some(known) = self.directory.agent(id) {
+            let owner = &known.agent.owner;
+            return if *owner == agent.owner { Ok(None) } else { Err(owned_already(id, owner)) };
+        }
+        has_room(self.directory.len(), self.directory.owned_by(&agent.owner))?;
+        let agent = Agent { home: self.me.clone(), ..agent };
+        Ok(Some(Change::Put { id, value: agent.encode(), expected: Expected::Absent }))
+    }
+
     /// Notes that an agent is alive; what it is, and how it stands from now on.
     pub(crate) fn heartbeat(
         &mut self,
@@ -371,6 +384,15 @@ fn has_room(all: usize, own: usize) -> Result<(), Refused> {
         () => return Ok(()),
     };
     Err(Refused::Full(format!("{of} has {max} agents, the limit; deregister some")))
+}
+
+/// An import takes nothing away from whoever registered or was named first.
+fn owned_already(id: AgentId, owner: &str) -> Refused {
+    let reason = format!(
+        "agent {id} belongs to {owner} here, and stays so; if that is wrong and nobody heartbeats, it will be forgotten, \
+         and can be imported then"
+    );
+    Refused::malformed("spiffe_id", reason)
 }
 
 /// How an agent that is heard stands.

@@ -45,13 +45,14 @@ pub(crate) const EVENTS_MAX: usize = 16_384;
 const EXPIRY: &str = "neural_hive.service_registry.expiry";
 
 /// Who may call which method. Whatever is not named here nobody may call.
-const POLICY: [(&str, &[Party]); 10] = [
+const POLICY: [(&str, &[Party]); 11] = [
     ("Attend", &[WORKERS]),
     ("Deregister", &[WORKERS]),
     ("DiscoverAgents", &[OPERATOR, ORCHESTRATOR, WORKERS]),
     ("GetAgent", &[OPERATOR, ORCHESTRATOR, WORKERS]),
     ("Heartbeat", &[WORKERS]),
     ("HeartbeatMany", &[WORKERS]),
+    ("ImportAgents", &[OPERATOR]),
     ("ListAgents", &[OPERATOR, ORCHESTRATOR, WORKERS]),
     ("NotifyAgent", &[OPERATOR, ORCHESTRATOR]),
     ("Register", &[WORKERS]),

@@ -5,6 +5,7 @@ use crate::attend::{self, Desk};
 use crate::bounds::{self, Refused};
 use crate::discovery;
 use crate::filter::Filter;
+use crate::import;
 use crate::node::{Node, now};
 use crate::replica::Registering;
 use crate::store::{Revision, StoreError};
@@ -14,8 +15,9 @@ use hive_api::registry::{
     AgentChangeEvent, AgentInfo, AttendRequest, DeregisterRequest, DeregisterResponse,
     DiscoverAgentsRequest, DiscoverAgentsResponse, GetAgentRequest, GetAgentResponse,
     HeartbeatManyRequest, HeartbeatManyResponse, HeartbeatRequest, HeartbeatResponse,
-    HeartbeatResult, ListAgentsRequest, ListAgentsResponse, Notification, NotifyAgentRequest,
-    NotifyAgentResponse, RegisterRequest, RegisterResponse, WatchAgentsRequest,
+    HeartbeatResult, ImportAgentsRequest, ImportAgentsResponse, ListAgentsRequest,
+    ListAgentsResponse, Notification, NotifyAgentRequest, NotifyAgentResponse, RegisterRequest,
+    RegisterResponse, WatchAgentsRequest,
 };
 use hive_security::serve;
 use prost::Message;
@@ -165,6 +167,15 @@ impl ServiceRegistry for Registry {
         let node = self.synced()?;
         let each = heartbeats.into_iter().map(|heartbeat| self.beat(node, &caller, heartbeat));
         Ok(Response::new(HeartbeatManyResponse { results: each.collect() }))
+    }
+
+    async fn import_agents(
+        &self,
+        request: Request<ImportAgentsRequest>,
+    ) -> Result<Response<ImportAgentsResponse>, Status> {
+        let operator = serve::peer(&request)?.spiffe_id.clone();
+        let node = self.synced()?;
+        import::import(node, &operator, request.into_inner()).await.map(Response::new)
     }
 
     async fn deregister(

@@ -8,6 +8,7 @@ mod exec;
 mod identity;
 mod lease;
 mod plan;
+mod registry;
 mod render;
 pub(crate) mod service;
 pub(crate) mod stack;
@@ -49,8 +50,8 @@ enum Verb {
     Exec(exec::Options),
     /// Finds out why this process has no identity, or a bad one, and what to do about it.
     Doctor(doctor::Options),
-    /// Serves the registry of workers. Configured by its environment.
-    Registry,
+    /// Serves the registry of workers, configured by its environment; or fills it from another one.
+    Registry(registry::Options),
     /// Serves the orchestrator. Configured by its environment.
     Orchestrator,
     /// Executes tickets. Configured by its environment.
@@ -89,7 +90,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Lease(verb) => lease::run(verb),
         Verb::Exec(options) => exec::run(&options),
         Verb::Doctor(options) => doctor::run(&options),
-        Verb::Registry => service::registry(),
+        Verb::Registry(options) => registry::run(options),
         Verb::Orchestrator => service::orchestrator(),
         Verb::Worker => service::worker(),
         Verb::SandboxExec(SandboxArguments { arguments }) => service::sandbox(arguments),

@@ -143,6 +143,46 @@ fn the_silent_are_offered_while_suspect_and_not_once_dead_and_then_forgotten() {
 }
 
 #[test]
+fn an_imported_agent_has_its_grace_and_lives_if_its_owner_heartbeats() {
+    for heartbeats in [false, true] {
+        let mut world = World::new();
+        let agent = imported(OWNER);
+        let id = agent.id;
+        let change = world.replica.import(agent).expect("there is room").expect("it is new");
+        world.accept(change);
+        let known = world.replica.directory().agent(id).expect("it is known");
+        assert_eq!((known.agent.home.as_str(), known.agent.registered_at), ("r1", 11));
+        world.pass(TIMEOUT / 2);
+        assert_eq!(world.standing(id), Some(Standing::Healthy));
+        if heartbeats {
+            world.heartbeat(id, None).expect("it is its own");
+        }
+        world.pass(TIMEOUT / 2 + Duration::from_secs(1));
+        let expected = if heartbeats { Standing::Healthy } else { Standing::Dead };
+        assert_eq!(world.standing(id), Some(expected));
+    }
+}
+
+#[test]
+fn an_import_changes_nothing_of_what_is_known() {
+    let mut world = World::new();
+    let id = world.register(OWNER, "a").expect("it is well-formed");
+    let same = world.replica.import(Agent { id, ..imported(OWNER) });
+    assert_eq!(same, Ok(None));
+    let stolen = world.replica.import(Agent { id, ..imported("spiffe://example.org/w2") });
+    let refused = stolen.expect_err("it is somebody else's").to_string();
+    assert!(refused.starts_with("spiffe_id: ") && refused.contains(OWNER), "{refused}");
+    // Another replica may know it already, which this one has not heard.
+    let change = world.replica.import(imported(OWNER)).expect("there is room").expect("it is new");
+    assert!(matches!(change, Change::Put { expected: Expected::Absent, .. }), "{change:?}");
+}
+
+fn imported(owner: &str) -> Agent {
+    let agent = crate::agent::tests::agent(Standing::Healthy);
+    Agent { owner: owner.into(), home: ReplicaId::new(""), ..agent }
+}
+
+#[test]
 fn a_heartbeat_brings_back_the_dead() {
     let mut world = World::new();
     let id = world.register(OWNER, "a").expect("it is well-formed");

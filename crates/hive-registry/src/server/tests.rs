@@ -2,6 +2,7 @@
 
 mod access;
 mod expiry;
+mod import;
 mod input;
 mod metrics;
 mod python;

@@ -234,7 +234,7 @@ impl Screen {
     }
 }
 
-fn failure(status: &Status) -> Failure {
+pub(super) fn failure(status: &Status) -> Failure {
     let message = format!("the registry answered {:?}: {}", status.code(), status.message());
     match status.code() {
         Code::InvalidArgument | Code::NotFound => Failure::bad_input(status.message()),

@@ -18,6 +18,7 @@ mod lender;
 #[path = "../../../hive-dev/tests/it/faults/logs.rs"]
 mod logs;
 mod plans;
+mod registry_import;
 #[path = "../../../hive-security/tests/scripted/mod.rs"]
 mod scripted;
 mod search;

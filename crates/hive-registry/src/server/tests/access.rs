@@ -12,13 +12,14 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 /// Whether an operator, the orchestrator and a worker may call each method. Nobody else may call any.
-const MAY: [(&str, [bool; 3]); 10] = [
+const MAY: [(&str, [bool; 3]); 11] = [
     ("Attend", [false, false, true]),
     ("Deregister", [false, false, true]),
     ("DiscoverAgents", [true, true, true]),
     ("GetAgent", [true, true, true]),
     ("Heartbeat", [false, false, true]),
     ("HeartbeatMany", [false, false, true]),
+    ("ImportAgents", [true, false, false]),
     ("ListAgents", [true, true, true]),
     ("NotifyAgent", [true, true, false]),
     ("Register", [false, false, true]),
