@@ -51,6 +51,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).expect("it works");
 //! ```
+//!
+//! Over TLS, with or without a certificate of the client's (the auth method `cert` is there, too), it is one line more:
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+//! # use hive_dev::{vault::{Setup, Tls, Vault}, witness::Witness};
+//! # use hive_security::vault::{VaultClient, VaultConfig};
+//! let setup = Setup { tls: Some(Tls::default()), ..Setup::danger_root("root") };
+//! let vault = Vault::start(setup, Witness::none()).await?;
+//! let tls = vault.tls.clone().expect("it was asked for");
+//! let client =
+//!     VaultClient::new(VaultConfig { ca_pem: tls.ca_pem, ..VaultConfig::at(&tls.address) })?;
+//! assert!(client.health().await.is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).expect("it works");
+//! ```
 
 mod algorithms;
 pub mod authority;
@@ -64,4 +80,5 @@ pub mod redis;
 mod server;
 pub mod tools;
 pub mod vault;
+mod web;
 pub mod witness;

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -19,8 +21,10 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// A running server, unsealed. Stop it with [`stop`](Self::stop); dropping it kills it.
 #[derive(Debug)]
 pub struct OpenBao {
-    /// Where it serves: `http://127.0.0.1:<port>`.
+    /// Where it serves: `http://127.0.0.1:<port>`, or `https` if it was started so.
     pub address: String,
+    /// The authority of its certificate, PEM, if it serves over TLS.
+    pub ca_pem: Option<String>,
     /// The token that may do everything.
     pub root_token: SecretString,
     program: PathBuf,
@@ -32,19 +36,37 @@ pub struct OpenBao {
 impl OpenBao {
     /// Starts `program` in its development mode: in memory, unsealed, ready in a moment. It cannot be restarted.
     pub async fn dev(program: &Path, directory: &Path) -> Result<Self, Error> {
+        Self::in_memory(program, directory, false).await
+    }
+
+    /// Like [`dev`](Self::dev), over TLS, with an authority of its own. It asks clients for certificates and demands
+    /// none.
+    pub async fn dev_over_tls(program: &Path, directory: &Path) -> Result<Self, Error> {
+        Self::in_memory(program, directory, true).await
+    }
+
+    async fn in_memory(program: &Path, directory: &Path, is_tls: bool) -> Result<Self, Error> {
         make_directory(directory)?;
         let [port] = free_ports().map_err(in_directory(directory))?;
         let root_token = SecretString::from(random_text(24));
         let listen = format!("-dev-listen-address=127.0.0.1:{port}");
+        let certificates = format!("-dev-tls-cert-dir={}", directory.display());
         // Not an argument, which everyone can read.
         let token = [("BAO_DEV_ROOT_TOKEN_ID", OsStr::new(root_token.expose_secret()))];
-        let arguments = ["server", "-dev", "-dev-no-store-token", &listen].map(OsStr::new);
+        let mut arguments = vec!["server", "-dev", "-dev-no-store-token", &listen];
+        if is_tls {
+            arguments.extend(["-dev-tls", &certificates]);
+        }
+        let arguments: Vec<_> = arguments.into_iter().map(OsStr::new).collect();
         let log = directory.join("openbao.log");
         let mut server = Server::start(program, &arguments, &token, &log)?;
-        let address = format!("http://127.0.0.1:{port}");
-        server.ready(START_DEADLINE, || serves(&address)).await?;
+        let address = format!("{}://127.0.0.1:{port}", if is_tls { "https" } else { "http" });
+        let authority = directory.join("vault-ca.pem");
+        server.ready(START_DEADLINE, || serves(&address, Some(&authority))).await?;
+        let ca_pem = if is_tls { read(&authority).await } else { None };
         Ok(Self {
             address,
+            ca_pem,
             root_token,
             program: program.to_owned(),
             directory: directory.to_owned(),
@@ -71,6 +93,7 @@ impl OpenBao {
         unseal(&mut server, &address, &key).await?;
         Ok(Self {
             address,
+            ca_pem: None,
             root_token,
             program: program.to_owned(),
             directory: directory.to_owned(),
@@ -136,7 +159,7 @@ async fn unseal(server: &mut Server, address: &str, key: &SecretString) -> Resul
     if call("PUT", address, "sys/unseal", &body).await.is_none() {
         return Err(server.not_started("it cannot be unsealed".to_owned()));
     }
-    server.ready(START_DEADLINE, || serves(address)).await
+    server.ready(START_DEADLINE, || serves(address, None)).await
 }
 
 /// It answers at all, even if it is sealed or was never initialised.
@@ -144,23 +167,41 @@ async fn answers(address: &str) -> bool {
     call("GET", address, "sys/seal-status", &Value::Null).await.is_some()
 }
 
-/// It is active: `sys/health` is a success for nothing else.
-async fn serves(address: &str) -> bool {
-    call("GET", address, "sys/health", &Value::Null).await.is_some()
+/// It is active: `sys/health` is a success for nothing else. Over TLS the authority that it made is in this file.
+async fn serves(address: &str, authority: Option<&Path>) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(path) = authority.filter(|_| address.starts_with("https")) {
+        let Some(pem) = read(path).await else { return false };
+        roots.add_parsable_certificates(
+            CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok),
+        );
+    }
+    ask(roots, "GET", address, "sys/health", &Value::Null).await.is_some()
+}
+
+async fn read(path: &Path) -> Option<String> {
+    tokio::fs::read_to_string(path).await.ok().filter(|text| !text.is_empty())
 }
 
 /// The body of a successful answer.
 async fn call(method: &str, address: &str, path: &str, body: &Value) -> Option<Value> {
+    ask(rustls::RootCertStore::empty(), method, address, path, body).await
+}
+
+async fn ask(
+    roots: rustls::RootCertStore,
+    method: &str,
+    address: &str,
+    path: &str,
+    body: &Value,
+) -> Option<Value> {
     let method = http::Method::from_bytes(method.as_bytes()).ok()?;
-    let request = plain_client()?.request(method, format!("{address}/v1/{path}"));
+    let client = calls::client(roots)?.build().ok()?;
+    let request = client.request(method, format!("{address}/v1/{path}"));
     let request = if body.is_null() { request } else { request.json(body) };
     let response = request.timeout(CALL_DEADLINE).send().await.ok()?;
     if !response.status().is_success() {
         return None;
     }
     response.json().await.ok()
-}
-
-fn plain_client() -> Option<reqwest::Client> {
-    calls::client(rustls::RootCertStore::empty())?.build().ok()
 }

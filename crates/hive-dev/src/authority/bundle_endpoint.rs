@@ -12,16 +12,10 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hive_security::SpiffeId;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
-};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serde_json::Value;
@@ -33,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 use super::Error;
 use super::config::BundleProfile;
 use super::issuer::Issuer;
+use crate::web::Web;
 
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Others wait in the kernel's backlog.
@@ -72,53 +67,13 @@ impl Proof {
                 (builder.with_cert_resolver(Arc::new(svid)), None)
             }
             BundleProfile::HttpsWeb => {
-                let web = Web::new()?;
+                let web = Web::new("Neural Hive development web authority")?;
                 (builder.with_single_cert(vec![web.certificate], web.key)?, Some(web.authority))
             }
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), web_authority })
     }
-}
-
-/// A certificate of a web authority that exists for this alone.
-struct Web {
-    certificate: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
-    /// PEM.
-    authority: String,
-}
-
-impl Web {
-    fn new() -> Result<Self, Error> {
-        let (authority_key, key) = (KeyPair::generate()?, KeyPair::generate()?);
-        let mut authority = CertificateParams::default();
-        authority.distinguished_name = DistinguishedName::new();
-        authority
-            .distinguished_name
-            .push(DnType::CommonName, "Neural Hive development web authority");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let pem = pem(authority.self_signed(&authority_key)?.der());
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-        let mut leaf = CertificateParams::new(names)?;
-        leaf.distinguished_name = DistinguishedName::new();
-        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let issuer = rcgen::Issuer::new(authority, authority_key);
-        let certificate = leaf.signed_by(&key, &issuer)?.der().clone();
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Ok(Self { certificate, key, authority: pem })
-    }
-}
-
-/// RFC 7468, section 2: lines of 64 characters.
-fn pem(certificate: &[u8]) -> String {
-    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in STANDARD.encode(certificate).as_bytes().chunks(64) {
-        text.extend(line.iter().copied().map(char::from));
-        text.push('\n');
-    }
-    text + "-----END CERTIFICATE-----\n"
 }
 
 /// An X.509-SVID for each handshake.

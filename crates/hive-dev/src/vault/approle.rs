@@ -260,6 +260,7 @@ impl AppRole {
             terms,
             spiffe_id: None,
             role: name.clone(),
+            certificate: None,
         }))
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that can be cut, and a port that can close and open again.
+//! Connections that can be cut, over TLS or not, and a port that can close and open again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 /// Out of file descriptors, say: try again then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One connection, as its requests see it.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +39,11 @@ impl HangUp {
     }
 }
 
+/// The certificates that the other side has shown, its own first, and whose key it has proved to hold. Nobody has asked
+/// who vouches for them; empty where it has shown none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer(pub(super) Arc<[CertificateDer<'static>]>);
+
 /// What ends a server: politely, or at once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
@@ -44,7 +54,12 @@ pub(super) struct Ends {
 }
 
 /// Serves until `drain`, then waits for the calls under way; `cut` ends it at once.
-pub(super) async fn serve(listener: TcpListener, router: Router, ends: Ends) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    ends: Ends,
+) {
     let open = TaskTracker::new();
     let router = Arc::new(router);
     loop {
@@ -56,7 +71,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, ends: Ends) {
         match accepted {
             Ok((stream, _)) => {
                 let (router, ends) = (Arc::clone(&router), ends.clone());
-                open.spawn(connection(stream, router, ends));
+                open.spawn(connection(stream, tls.clone(), router, ends));
             }
             Err(error) => {
                 tracing::warn!(%error, "the development vault could not accept a connection");
@@ -69,14 +84,40 @@ pub(super) async fn serve(listener: TcpListener, router: Router, ends: Ends) {
     open.wait().await;
 }
 
-async fn connection(stream: TcpStream, router: Arc<Router>, ends: Ends) {
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Arc<Router>, ends: Ends) {
     // Small answers at once.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return exchange(stream, Peer::default(), router, ends).await };
+    let shaken = tokio::select! {
+        () = ends.drain.cancelled() => return,
+        () = ends.cut.cancelled() => return,
+        shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)) => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let peer = peer(&stream);
+            exchange(stream, peer, router, ends).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+fn peer(stream: &TlsStream<TcpStream>) -> Peer {
+    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    Peer(shown.iter().map(|certificate| certificate.clone().into_owned()).collect())
+}
+
+async fn exchange<S>(stream: S, peer: Peer, router: Arc<Router>, ends: Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let hang_up = HangUp { cut: CancellationToken::new(), stop: ends.cut.clone() };
     let cut = hang_up.cut.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(hang_up.clone());
+        request.extensions_mut().insert(peer.clone());
         Router::clone(&router).oneshot(request)
     });
     let mut builder = http1::Builder::new();

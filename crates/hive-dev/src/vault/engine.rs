@@ -26,10 +26,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use hive_lease::Moment;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Map, Value};
 
 use super::audit::Entry;
-use super::core::{Core, Lease};
+use super::core::{Core, Lease, Token};
 use super::fields;
 use super::reply::{Fault, Reply, random_hex, random_uuid};
 use super::routes::{Call, Caller, Verb};
@@ -69,6 +70,11 @@ pub(super) trait Engine: Send + Sync + 'static {
         ready(Ok(())).boxed()
     }
 
+    /// What a token that this method vouched for may be renewed on. `ask` is the renewal, from whomever it comes.
+    fn renew_login(&self, _ask: &Ask<'_>, _token: &Token) -> Result<Renewal, Fault> {
+        Ok(Renewal::AsIssued)
+    }
+
     /// The mount is gone, or the vault stops: let go of connections.
     fn close(&self) -> BoxFuture<'_, ()> {
         ready(()).boxed()
@@ -81,6 +87,7 @@ type Make = fn(&Map<String, Value>) -> Arc<dyn Engine>;
 /// What can be mounted: whether it is an auth method, its type, and how it is made.
 pub(super) const CATALOG: &[(bool, &str, Make)] = &[
     (true, "approle", |_| Arc::new(super::approle::AppRole::default())),
+    (true, "cert", |_| Arc::new(super::cert::Cert::default())),
     (true, "jwt", |_| Arc::new(super::jwt::Jwt::default())),
     (true, "kubernetes", |_| Arc::new(super::kubernetes::Kubernetes::default())),
     (true, "oidc", |_| Arc::new(super::jwt::Jwt::default())),
@@ -247,4 +254,16 @@ pub(super) struct Login {
     /// For the audit log.
     pub(super) spiffe_id: Option<String>,
     pub(super) role: String,
+    /// What was shown, if that was a certificate.
+    pub(super) certificate: Option<CertificateDer<'static>>,
+}
+
+/// What an auth method says when a token of its own is to be renewed.
+pub(super) enum Renewal {
+    /// As it was issued.
+    AsIssued,
+    /// It lives on as it is, and nobody is told why.
+    Nothing,
+    /// On what its role says now.
+    On(TokenTerms),
 }

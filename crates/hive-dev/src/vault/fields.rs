@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::clock;
 use super::reply::Fault;
@@ -23,11 +23,13 @@ pub(super) fn duration(body: &Body, member: &str) -> Result<Option<Duration>, Fa
         return Ok(None);
     }
     clock::parse_duration(value).map(Some).ok_or_else(|| {
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let why = format!(
-            "error converting input for field \"{member}\": time: invalid duration \"{shown}\""
-        );
-        Fault::new(400, why)
+        let shown = shown(value);
+        let positive = shown.strip_prefix('-').map(|rest| clock::parse_duration(&json!(rest)));
+        let why = match positive.flatten() {
+            Some(positive) => format!("cannot provide negative value '-{}'", positive.as_secs()),
+            None => format!("time: invalid duration \"{shown}\""),
+        };
+        Fault::new(400, format!("error converting input for field \"{member}\": {why}"))
     })
 }
 
@@ -57,6 +59,18 @@ pub(super) fn flag(body: &Body, member: &str) -> Option<bool> {
         Value::Number(number) => Some(number.as_i64() != Some(0)),
         _ => None,
     }
+}
+
+/// A boolean, or text that says one; other text is refused.
+pub(super) fn whole_flag(body: &Body, member: &str) -> Result<Option<bool>, Fault> {
+    const BOTH: [&str; 13] =
+        ["", "0", "1", "F", "FALSE", "False", "T", "TRUE", "True", "f", "false", "t", "true"];
+    if text(body, member).is_some_and(|text| !BOTH.contains(&text)) {
+        let why = "'' cannot parse value as 'bool': strconv.ParseBool: invalid syntax";
+        let text = format!("error converting input for field \"{member}\": {why}");
+        return Err(Fault::new(400, text).of_field());
+    }
+    Ok(flag(body, member))
 }
 
 pub(super) fn number(body: &Body, member: &str) -> Result<Option<i64>, Fault> {

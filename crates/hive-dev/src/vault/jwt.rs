@@ -63,7 +63,7 @@ impl Engine for Jwt {
                     self.config().as_deref().ok_or_else(Fault::no_value).map(shown)
                 }
                 (Verb::Write, "config") => self.configure(&ask).await,
-                (Verb::List, "role") => self.state().roles.list(),
+                (Verb::List, "role") => self.state().roles.list(&ask),
                 _ => match ask.below("role/") {
                     Some(name) => self.state().roles.answer(&ask, name),
                     None => Err(Fault::unsupported_path()),
@@ -309,6 +309,7 @@ impl Role {
             terms: self.terms.clone(),
             spiffe_id: subject,
             role: name.to_owned(),
+            certificate: None,
         })
     }
 }

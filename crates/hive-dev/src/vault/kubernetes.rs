@@ -81,7 +81,7 @@ impl Engine for Kubernetes {
                     self.state().config = Some(Arc::new(config));
                     Ok(Reply::Empty)
                 }
-                (Verb::List, "role") => self.state().roles.list(),
+                (Verb::List, "role") => self.state().roles.list(&ask),
                 (_, "login" | "config") => Err(Fault::unsupported()),
                 _ => match ask.below("role/") {
                     Some(name) => self.state().roles.answer(&ask, name),
@@ -314,6 +314,7 @@ impl Role {
             terms: self.terms.clone(),
             spiffe_id: None,
             role: role.to_owned(),
+            certificate: None,
         })
     }
 }

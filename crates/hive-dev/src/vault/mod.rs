@@ -1,4 +1,5 @@
-//! A Vault for development: the HTTP API of Vault and OpenBao on loopback, in memory, with leases that truly end.
+//! A Vault for development: the HTTP API of Vault and OpenBao on loopback, over TLS as well if that is wanted, in memory,
+//! with leases that truly end.
 //!
 //! It serves what a workload and its operator call (logins, tokens, policies, secrets engines, leases, wrapping,
 //! namespaces, quotas, the seal), with the bodies and error texts of the real server. Its database logins are real
@@ -9,6 +10,7 @@
 mod approle;
 mod audit;
 mod begin;
+mod cert;
 mod cidr;
 mod clock;
 mod connections;
@@ -42,6 +44,8 @@ mod setup;
 mod storm;
 mod sys;
 mod terms;
+mod terms_old;
+mod tls;
 mod token;
 mod tokens;
 mod transit;
@@ -55,17 +59,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hive_runtime::ready::Ready;
 use hive_security::clock::Clock;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 pub(crate) use reply::random_text;
-pub use setup::{Capability, Database, DatabaseRole, JwtRole, PathRule, Sensitive, Setup};
+pub use setup::{
+    Capability, Database, DatabaseRole, JwtRole, PathRule, Sensitive, Setup, Tls, TlsIdentity,
+};
 
 use self::connections::Ends;
 use self::core::Core;
@@ -89,6 +97,14 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The certificate for TLS cannot be used.
+    #[error(
+        "the vault cannot serve over TLS ({why}): check the certificate and the key of its setup, both PEM"
+    )]
+    Certificate {
+        /// What is wrong with it. Nothing of the key is repeated.
+        why: &'static str,
     },
     /// The database of the setup could not be used.
     #[error(
@@ -151,11 +167,28 @@ pub enum Error {
 pub struct Vault {
     /// Where it serves: `http://127.0.0.1:<port>`.
     pub address: String,
-    listens: SocketAddr,
+    /// Where it serves over TLS, if its setup says so.
+    pub tls: Option<TlsEndpoint>,
+    doors: Vec<Door>,
     core: Arc<Core>,
     stop: CancellationToken,
     ends: Ends,
     server: JoinHandle<()>,
+}
+
+/// Where a vault serves over TLS.
+#[derive(Clone, Debug)]
+pub struct TlsEndpoint {
+    /// `https://127.0.0.1:<port>`
+    pub address: String,
+    /// The authority of its certificate, PEM, which clients have to trust. None where the certificate was given.
+    pub ca_pem: Option<String>,
+}
+
+/// An address, and what shakes hands there before anything is said.
+struct Door {
+    listens: SocketAddr,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Vault {
@@ -170,15 +203,23 @@ impl Vault {
         witness: Witness,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let listener = listen(setup.listen).await?;
-        let failed = |source| Error::Listen { address: setup.listen, source };
-        let listens = listener.local_addr().map_err(failed)?;
+        let plain = listen(setup.listen).await?;
+        let mut doors = vec![Door { listens: where_is(&plain, setup.listen)?, tls: None }];
+        let (mut listeners, mut endpoint) = (vec![plain], None);
+        if let Some(tls) = &setup.tls {
+            let (ca_pem, acceptor) = tls::acceptor(tls)?;
+            let listener = listen(tls.listen).await?;
+            let listens = where_is(&listener, tls.listen)?;
+            endpoint = Some(TlsEndpoint { address: format!("https://{listens}"), ca_pem });
+            doors.push(Door { listens, tls: Some(acceptor) });
+            listeners.push(listener);
+        }
         let core = Arc::new(begin::core_of(setup, witness, clock).await?);
         let (stop, ends) = (CancellationToken::new(), Ends::default());
         tokio::spawn(Arc::clone(&core).reap(stop.clone()));
-        let router = server::router(Arc::clone(&core));
-        let server = tokio::spawn(connections::serve(listener, router, ends.clone()));
-        Ok(Self { address: format!("http://{listens}"), listens, core, stop, ends, server })
+        let address = format!("http://{}", doors[0].listens);
+        let server = serve(&doors, listeners, &core, &ends);
+        Ok(Self { address, tls: endpoint, doors, core, stop, ends, server })
     }
 
     /// Bad weather on demand.
@@ -227,19 +268,21 @@ impl Vault {
         self.core.revoke_token(key, "token_revoked").await.is_ok()
     }
 
-    /// Breaks every connection and closes the port, as a machine that loses its power; what is in memory stays.
+    /// Breaks every connection and closes its ports, as a machine that loses its power; what is in memory stays.
     pub async fn go_down(&mut self) {
         self.ends.cut.cancel();
         // It ends by itself, or has ended.
         let _ = (&mut self.server).await;
     }
 
-    /// Listens again at the same address, after [`go_down`](Self::go_down).
+    /// Listens again at the same addresses, after [`go_down`](Self::go_down).
     pub async fn come_up(&mut self) -> Result<(), Error> {
-        let listener = listen(self.listens).await?;
+        let mut listeners = Vec::new();
+        for door in &self.doors {
+            listeners.push(listen(door.listens).await?);
+        }
         self.ends = Ends::default();
-        let router = server::router(Arc::clone(&self.core));
-        self.server = tokio::spawn(connections::serve(listener, router, self.ends.clone()));
+        self.server = serve(&self.doors, listeners, &self.core, &self.ends);
         Ok(())
     }
 
@@ -266,6 +309,24 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
         return Err(Error::NotLoopback(address));
     }
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}
+
+fn where_is(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Error> {
+    listener.local_addr().map_err(|source| Error::Listen { address, source })
+}
+
+fn serve(
+    doors: &[Door],
+    listeners: Vec<TcpListener>,
+    core: &Arc<Core>,
+    ends: &Ends,
+) -> JoinHandle<()> {
+    let router = server::router(Arc::clone(core));
+    let each = doors.iter().zip(listeners).map(|(door, listener)| {
+        connections::serve(listener, door.tls.clone(), router.clone(), ends.clone())
+    });
+    let all = join_all(each.collect::<Vec<_>>());
+    tokio::spawn(async move { drop(all.await) })
 }
 
 impl fmt::Debug for Vault {
@@ -295,12 +356,22 @@ pub async fn run(ready: Ready, stop: CancellationToken) -> Result<(), Error> {
     let witness = Witness::from_env()
         .map_err(|mistakes| Error::Witness { mistakes: mistakes.to_string() })?;
     let vault = Vault::start(setup, witness).await?;
-    ready.announce(&vault.address);
+    ready.announce_facts(facts(&vault));
     tokio::select! {
         () = stop.cancelled() => {}
         () = end_of(input) => {}
     }
     vault.stop().await
+}
+
+/// Under `tls_ca` is a certificate of an authority, which is no secret.
+fn facts(vault: &Vault) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("address", vault.address.clone())];
+    if let Some(tls) = &vault.tls {
+        facts.push(("tls_address", tls.address.clone()));
+        facts.extend(tls.ca_pem.clone().map(|pem| ("tls_ca", pem)));
+    }
+    facts
 }
 
 fn parse(line: &str) -> Result<Setup, Error> {

@@ -34,8 +34,12 @@ impl<R: Role> Roles<R> {
         self.0.get(name).cloned()
     }
 
-    pub(super) fn list(&self) -> Result<Reply, Fault> {
-        Reply::keys(self.0.keys().cloned())
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &R)> {
+        self.0.iter()
+    }
+
+    pub(super) fn list(&self, ask: &Ask<'_>) -> Result<Reply, Fault> {
+        page(ask, self.0.keys())
     }
 
     /// Answers a call that is about one role. What is refused changes nothing.
@@ -55,4 +59,24 @@ impl<R: Role> Roles<R> {
             _ => Err(Fault::unsupported()),
         }
     }
+}
+
+/// Names in their order: those that come after one, and no more than are asked for.
+pub(super) fn page<'a>(
+    ask: &Ask<'_>,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<Reply, Fault> {
+    let after = ask.text("after").unwrap_or_default();
+    let limit = ask.number("limit").map_err(Fault::of_field)?;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+    let names = names.filter(|name| name.as_str() > after);
+    Reply::keys(names.take(limit.unwrap_or(usize::MAX)).cloned())
+}
+
+/// Whether something may be called so: letters, digits and `_`, and between them `-` and `.` as well.
+pub(super) fn is_name(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(is_word)
+        && text.ends_with(is_word)
+        && text.chars().all(|c| is_word(c) || c == '-' || c == '.')
 }

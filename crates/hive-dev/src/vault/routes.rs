@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::audit::Entry;
 use super::cidr;
+use super::connections::Peer;
 use super::core::{Core, Token, TokenKey, token_key};
 use super::engine::{Ask, Mount};
 use super::fields;
@@ -43,6 +44,8 @@ pub(super) struct Call {
     pub(super) token: Option<SecretString>,
     pub(super) body: Map<String, Value>,
     pub(super) wrap_ttl: Option<Duration>,
+    /// Who is at the other end of the connection.
+    pub(super) peer: Peer,
 }
 
 /// The caller, once its token is known to be good.
@@ -74,6 +77,9 @@ pub(super) async fn answer(
         return Ok(Reply::Empty);
     }
     core.seal.check(&call.path)?;
+    if matches!(call.verb, Verb::Patch | Verb::Write) && call.path.ends_with('/') {
+        return Err(Fault::new(400, "cannot write to a path ending in '/'"));
+    }
     core.quotas.check(&call.full_path(), &call.path, core.clock.now())?;
     let found = core.mount(&call.namespace, &call.path);
     if let Some((mount, path)) = &found

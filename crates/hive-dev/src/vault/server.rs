@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::audit::Entry;
 use super::clock;
-use super::connections::HangUp;
+use super::connections::{HangUp, Peer};
 use super::core::{Core, token_key};
 use super::reply::{Fault, Reply, random_uuid};
 use super::routes::{Call, Verb, answer};
@@ -76,7 +76,9 @@ async fn read(core: &Core, request: Request) -> Result<Call, Fault> {
     let namespace = text(&head.headers, "x-vault-namespace").unwrap_or_default();
     let (namespace, path) = core.namespace_of(namespace, &path)?;
     let wrap_ttl = wrap_ttl(&head.headers)?;
-    Ok(Call { verb, namespace, path, query, token: token(&head.headers), body, wrap_ttl })
+    let token = token(&head.headers);
+    let peer = head.extensions.get::<Peer>().cloned().unwrap_or_default();
+    Ok(Call { verb, namespace, path, query, token, body, wrap_ttl, peer })
 }
 
 /// What a read is asked with stands in its query.

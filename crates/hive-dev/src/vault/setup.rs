@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use secrecy::ExposeSecret;
@@ -19,6 +19,9 @@ use crate::postgres::Postgres;
 pub struct Setup {
     /// Where to listen. Loopback only; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Serves over TLS as well, only if this is here.
+    #[serde(default)]
+    pub tls: Option<Tls>,
     /// Where the keys are that JWT-SVIDs are verified with: the auth method at the mount `jwt` is there only if this
     /// is here.
     #[serde(default)]
@@ -47,7 +50,8 @@ impl Default for Setup {
     /// Listens on a free port of loopback, knows nothing and admits nobody.
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: FREE,
+            tls: None,
             jwks_url: None,
             policies: BTreeMap::new(),
             jwt_roles: BTreeMap::new(),
@@ -65,6 +69,43 @@ impl Setup {
         let danger_root_token = Some(Sensitive::new(token.to_owned()));
         Self { danger_root_token, ..Self::default() }
     }
+}
+
+/// How the vault serves over TLS. A client may show a certificate of its own, which the auth method `cert` judges.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Where to listen. Loopback only; port 0 takes a free one.
+    #[serde(default = "free")]
+    pub listen: SocketAddr,
+    /// Who the vault is. None makes a certificate for loopback, and an authority for nothing else:
+    /// [`TlsEndpoint::ca_pem`](super::TlsEndpoint::ca_pem).
+    #[serde(default)]
+    pub identity: Option<TlsIdentity>,
+}
+
+/// A certificate that was given, with its key.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsIdentity {
+    /// The certificate, and those between it and its authority, PEM.
+    pub certificate_pem: String,
+    /// The private key, PEM.
+    pub key_pem: Sensitive<String>,
+}
+
+impl Default for Tls {
+    /// At a free port of loopback, with a certificate of its own making.
+    fn default() -> Self {
+        Self { listen: FREE, identity: None }
+    }
+}
+
+/// A free port of loopback.
+const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn free() -> SocketAddr {
+    FREE
 }
 
 /// What a policy grants on one path.

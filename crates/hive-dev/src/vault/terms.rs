@@ -10,6 +10,7 @@ use super::cidr;
 use super::clock::duration_text;
 use super::engine::Ask;
 use super::reply::Fault;
+use super::tokens::sorted;
 
 /// 32 days, as the real server has it.
 pub(super) const SYSTEM_TTL: Duration = Duration::from_secs(768 * 3600);
@@ -29,6 +30,7 @@ pub(super) struct Span {
     pub(super) last_renewal: Option<SystemTime>,
     /// At first.
     pub(super) ttl: Duration,
+    began: Moment,
     /// None: never. That is for root tokens.
     pub(super) expires: Option<Moment>,
     /// None: there is no longest life; that is for periodic tokens.
@@ -43,14 +45,15 @@ impl Span {
             issued: clock.wall(),
             last_renewal: None,
             ttl,
+            began: now,
             expires: Some(now + ttl),
             latest: max_ttl.map(|max_ttl| now + max_ttl),
         }
     }
 
     pub(super) fn endless(clock: &Clock) -> Self {
-        let (issued, ttl) = (clock.wall(), Duration::ZERO);
-        Self { issued, last_renewal: None, ttl, expires: None, latest: None }
+        let (issued, ttl, began) = (clock.wall(), Duration::ZERO, clock.now());
+        Self { issued, last_renewal: None, ttl, began, expires: None, latest: None }
     }
 
     pub(super) fn remaining(&self, clock: &Clock) -> Duration {
@@ -73,6 +76,11 @@ impl Span {
         let granted = since(now, expires);
         let last_renewal = Some(clock.wall());
         (Self { last_renewal, expires: Some(expires), ..self.clone() }, granted)
+    }
+
+    /// As long as it may last from its beginning, whatever was said then. None: without an end.
+    pub(super) fn within(&self, longest: Option<Duration>) -> Self {
+        Self { latest: longest.map(|longest| self.began + longest), ..self.clone() }
     }
 
     /// Over as of now: what happens at the end happens at once.
@@ -108,6 +116,8 @@ pub(super) struct TokenTerms {
     pub(super) num_uses: i64,
     /// From where the token may be used; empty: from everywhere.
     pub(super) bound_cidrs: Vec<String>,
+    /// From where the login came, and nowhere else.
+    pub(super) strictly_bound: bool,
     pub(super) no_default_policy: bool,
     pub(super) kind: TokenKind,
 }
@@ -133,12 +143,15 @@ impl TokenTerms {
         for (member, own) in durations {
             *own = ask.duration(member)?.unwrap_or(*own);
         }
-        if let Some(policies) = ask.strings("token_policies").or_else(|| ask.strings("policies")) {
-            self.policies = policies.iter().map(|policy| policy.to_lowercase()).collect();
+        if let Some(policies) = ask.strings("token_policies") {
+            self.policies = policies;
+        } else if let Some(policies) = ask.strings("policies") {
+            self.policies = sorted(policies.iter().map(|policy| policy.to_lowercase()).collect());
         }
         if let Some(blocks) = bound_cidrs(ask, "token_bound_cidrs")? {
             self.bound_cidrs = blocks;
         }
+        self.strictly_bound = ask.flag("token_strictly_bind_ip").unwrap_or(self.strictly_bound);
         self.num_uses = ask.number("token_num_uses")?.unwrap_or(self.num_uses);
         self.no_default_policy =
             ask.flag("token_no_default_policy").unwrap_or(self.no_default_policy);
@@ -162,6 +175,11 @@ impl TokenTerms {
         }
     }
 
+    /// From where a token may be used that is made now.
+    pub(super) fn token_cidrs(&self) -> Vec<String> {
+        if self.strictly_bound { vec![cidr::CALLER.to_string()] } else { self.bound_cidrs.clone() }
+    }
+
     fn check(&self) -> Result<(), Fault> {
         let wrong = |text: &str| Err(Fault::new(400, text));
         if !self.max_ttl.is_zero() && self.ttl > self.max_ttl {
@@ -178,6 +196,11 @@ impl TokenTerms {
         if self.kind == TokenKind::Batch && !self.period.is_zero() {
             return wrong(
                 "'token_type' cannot be 'batch' or 'default_batch' when set to generate periodic tokens",
+            );
+        }
+        if self.strictly_bound && !self.bound_cidrs.is_empty() {
+            return wrong(
+                "'token_strictly_bind_ip' conflicts with 'token_bound_cidrs'; set only one",
             );
         }
         Ok(())
@@ -198,7 +221,7 @@ impl TokenTerms {
             "token_num_uses": self.num_uses,
             "token_period": self.period.as_secs(),
             "token_policies": self.policies,
-            "token_strictly_bind_ip": false,
+            "token_strictly_bind_ip": self.strictly_bound,
             "token_ttl": self.ttl.as_secs(),
             "token_type": kind,
         });

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::core::{Core, token_key};
-use super::engine::{Ask, Engine};
+use super::engine::{Ask, Engine, Renewal};
 use super::fields;
 use super::policy::RESPONSE_WRAPPING;
 use super::reply::{Fault, Reply};
@@ -16,7 +16,7 @@ use super::roles::{self, Roles};
 use super::routes::Verb;
 use super::setup::Capability;
 use super::terms::{Span, bound_cidrs, cap_warning};
-use super::tokens::{Token, TokenKey, sorted};
+use super::tokens::{Frame, Token, TokenKey, sorted};
 
 /// The mount of every namespace that needs no login, for it is where tokens come from.
 #[derive(Default)]
@@ -69,7 +69,7 @@ impl Tokens {
             (Verb::Write, "revoke-accessor") => revoke_accessor(ask).await,
             (Verb::Write, "revoke-orphan") => revoke_orphan(ask).await,
             (Verb::List, "accessors") => accessors(ask),
-            (Verb::List, "roles") => self.roles().list(),
+            (Verb::List, "roles") => self.roles().list(ask),
             (Verb::Write, "tidy") => Ok(Reply::warning(202, super::leases_api::TIDY)),
             _ => self.below(ask, path).await,
         }
@@ -417,7 +417,15 @@ fn renewed(ask: &Ask<'_>, key: TokenKey, secret: &str) -> Result<Reply, Fault> {
     if !token.renewable {
         return Err(refused("lease is not renewable"));
     }
-    let renewed = ask.core.renew_token(&key, asked);
+    let frame = match ask.core.mount(&token.namespace, &token.path) {
+        None => None,
+        Some((mount, _)) => match mount.engine.renew_login(ask, &token)? {
+            Renewal::AsIssued => None,
+            Renewal::Nothing => return Ok(Reply::Empty),
+            Renewal::On(terms) => Some(Frame::of(&mount, &terms, token.explicit_max_ttl)),
+        },
+    };
+    let renewed = ask.core.renew_token(&key, asked, frame.as_ref());
     let (token, granted, warning) = renewed.ok_or_else(|| refused("token not found"))?;
     Ok(Reply::auth(token.auth(secret, granted), warning.into_iter().collect()))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use hive_lease::Moment;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 
@@ -14,7 +15,7 @@ use super::clock;
 use super::core::{Core, State, token_key};
 use super::engine::{Login, Mount};
 use super::reply::{Fault, Reply, random_text, random_uuid};
-use super::terms::{SYSTEM_TTL, Span, TokenKind, cap_warning};
+use super::terms::{SYSTEM_TTL, Span, TokenKind, TokenTerms, cap_warning};
 use super::wrapping::Wrapped;
 
 pub(super) type TokenKey = [u8; 32];
@@ -48,6 +49,8 @@ pub(super) struct Token {
     /// For the audit log.
     pub(super) spiffe_id: Option<String>,
     pub(super) role: Option<String>,
+    /// What its login was shown, DER, if that was a certificate.
+    pub(super) certificate: Option<CertificateDer<'static>>,
 }
 
 impl Token {
@@ -73,6 +76,7 @@ impl Token {
             wrapped: None,
             spiffe_id: None,
             role: None,
+            certificate: None,
         }
     }
 
@@ -172,6 +176,30 @@ impl Token {
     }
 }
 
+/// For how long tokens of a role live: at first and after each renewal, and at most.
+pub(super) struct Frame {
+    ttl: Duration,
+    period: Duration,
+    /// None: as long as it is renewed.
+    longest: Option<Duration>,
+}
+
+impl Frame {
+    pub(super) fn of(mount: &Mount, terms: &TokenTerms, explicit: Duration) -> Self {
+        let period = terms.period;
+        if !period.is_zero() {
+            let longest = (!explicit.is_zero()).then_some(explicit);
+            return Self { ttl: period, period, longest };
+        }
+        let (default_ttl, max_ttl) = mount.limits();
+        let bounded =
+            |limit: Duration, own: Duration| if own.is_zero() { limit } else { limit.min(own) };
+        let ttl = if terms.ttl.is_zero() { default_ttl } else { terms.ttl };
+        let longest = bounded(bounded(max_ttl, terms.max_ttl), explicit);
+        Self { ttl, period, longest: Some(longest) }
+    }
+}
+
 /// The id of a token's own lease, as `sys/leases/lookup` lists it.
 pub(super) fn lease_id(key: &TokenKey, token: &Token) -> String {
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -241,23 +269,29 @@ impl Core {
         entry: &mut Entry,
     ) -> Result<Reply, Fault> {
         let terms = &login.terms;
-        let mut policies = terms.policies.clone();
+        if login.alias.is_empty() {
+            return Err(Fault::new(500, "missing name in alias"));
+        }
+        let mut policies: Vec<_> = terms.policies.iter().map(|one| one.to_lowercase()).collect();
         if !terms.no_default_policy {
             policies.push("default".to_owned());
         }
-        let (span, warning) = self.login_span(mount, &login);
+        let frame = Frame::of(mount, terms, terms.explicit_max_ttl);
+        let span = Span::new(&self.clock, frame.ttl, frame.longest);
+        let warning = cap_warning(frame.ttl, span.ttl).filter(|_| terms.period.is_zero());
         let mut token = Token::plain(&mount.namespace, path, sorted(policies), span);
         token.is_batch = terms.kind == TokenKind::Batch;
         token.renewable = !token.is_batch;
         token.num_uses = terms.num_uses;
         token.period = terms.period;
         token.explicit_max_ttl = terms.explicit_max_ttl;
-        token.bound_cidrs.clone_from(&terms.bound_cidrs);
+        token.bound_cidrs = terms.token_cidrs();
         let source = mount.path.trim_start_matches("auth/").trim_end_matches('/').replace('/', "-");
         token.display_name =
             format!("{source}-{}", login.display_name).trim_end_matches('-').into();
         token.entity_id = self.entity(&mount.accessor, &login.alias);
         token.meta = login.metadata;
+        token.certificate = login.certificate;
         token.spiffe_id = login.spiffe_id;
         token.role = Some(login.role);
         let ttl = token.span.ttl;
@@ -268,43 +302,30 @@ impl Core {
         Ok(Reply::auth(token.auth(&secret, ttl), warning.into_iter().collect()))
     }
 
-    fn login_span(&self, mount: &Mount, login: &Login) -> (Span, Option<String>) {
-        let (default_ttl, mut max_ttl) = mount.limits();
-        let terms = &login.terms;
-        let bounded =
-            |limit: Duration, own: Duration| if own.is_zero() { limit } else { limit.min(own) };
-        if !terms.period.is_zero() {
-            let explicit = terms.explicit_max_ttl;
-            let latest = (!explicit.is_zero()).then_some(explicit);
-            return (Span::new(&self.clock, terms.period, latest), None);
-        }
-        max_ttl = bounded(bounded(max_ttl, terms.max_ttl), terms.explicit_max_ttl);
-        let asked = if terms.ttl.is_zero() { default_ttl } else { terms.ttl };
-        let span = Span::new(&self.clock, asked, Some(max_ttl));
-        let warning = cap_warning(asked, span.ttl);
-        (span, warning)
-    }
-
     fn entity(&self, accessor: &str, alias: &str) -> String {
         let key = (accessor.to_owned(), alias.to_owned());
         self.state().entities.entry(key).or_insert_with(random_uuid).clone()
     }
 
-    /// Extends a token; None where there is none.
+    /// Extends a token, within what its role says now if that is told; None where there is none.
     pub(super) fn renew_token(
         &self,
         key: &TokenKey,
         asked: Option<Duration>,
+        frame: Option<&Frame>,
     ) -> Option<(Token, Duration, Option<String>)> {
         let mut state = self.state();
         let token = state.tokens.get_mut(key).filter(|token| !token.is_over(self))?;
+        let period = frame.map_or(token.period, |frame| frame.period);
+        let usual = || token.last_granted.unwrap_or(token.span.ttl);
         // A periodic token gets its period, whatever is asked for.
         let asked = match asked.filter(|asked| !asked.is_zero()) {
-            _ if !token.period.is_zero() => token.period,
+            _ if !period.is_zero() => period,
             Some(asked) => asked,
-            None => token.last_granted.unwrap_or(token.span.ttl),
+            None => frame.map_or_else(usual, |frame| frame.ttl),
         };
-        let (span, granted) = token.span.renewed(&self.clock, asked);
+        let span = frame.map(|frame| token.span.within(frame.longest));
+        let (span, granted) = span.as_ref().unwrap_or(&token.span).renewed(&self.clock, asked);
         token.span = span;
         token.last_granted = Some(granted);
         self.wake.notify_one();

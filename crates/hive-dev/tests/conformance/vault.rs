@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  calls/*.calls   requests, and which differences between the two answers are known and why (see `script`)
+//!  clients         certificates with which clients log in over TLS
 //!  stage           starts both, and whatever the calls need: PostgreSQL, Redis, an authority that signs tokens
 //!  recorder        makes the calls on one server
 //!  imported        keys that come from elsewhere, and backups that go from one to the other
@@ -16,6 +17,7 @@
 //! not there any more fails as well.
 
 mod certificates;
+mod clients;
 mod hvac;
 mod imported;
 mod recorder;
@@ -45,8 +47,8 @@ macro_rules! answers {
 }
 
 answers!(
-    approle, database, jwt, kubernetes, kv, leases, namespaces, pki, policies, quotas, redis, seal,
-    sys, tokens, transit, wrapping,
+    approle, cert, cert_plain, database, jwt, kubernetes, kv, leases, namespaces, pki, policies,
+    quotas, redis, seal, sys, tokens, transit, wrapping,
 );
 
 /// The command line of OpenBao, with both.
@@ -127,6 +129,10 @@ fn plain_http() -> reqwest::Client {
         .expect("versions")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
+    http_over(tls)
+}
+
+fn http_over(tls: rustls::ClientConfig) -> reqwest::Client {
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy();
     client.redirect(reqwest::redirect::Policy::none()).build().expect("a client")
 }

@@ -122,6 +122,7 @@ pub(crate) fn setup(jwks_url: &str, directory: &Path) -> Setup {
     let release = Sensitive::new(release.as_object().expect("an object").clone());
     Setup {
         listen: "127.0.0.1:0".parse().expect("an address"),
+        tls: None,
         jwks_url: Some(jwks_url.to_owned()),
         policies: [("worker".to_owned(), rules)].into(),
         jwt_roles: [

@@ -29,4 +29,5 @@ mod vault_core;
 mod vault_database;
 mod vault_pki;
 mod vault_redis;
+mod vault_tls;
 mod vault_transit;

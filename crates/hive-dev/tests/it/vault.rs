@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hive_dev::vault::{Error, Vault};
 use hive_dev::witness::{Listener, Witness};
 use hive_runtime::ready::{self, Ready};
-use hive_security::vault::VaultError;
+use hive_security::vault::{VaultClient, VaultConfig, VaultError};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -261,19 +261,24 @@ async fn a_child_reads_its_setup_from_a_pipe_and_ends_with_it() {
         .spawn()
         .expect("it starts");
     let mut input = child.stdin.take().expect("piped");
-    let line =
-        serde_json::to_string(&setup("http://127.0.0.1:1/keys", directory.path())).expect("JSON");
+    let mut setup = setup("http://127.0.0.1:1/keys", directory.path());
+    setup.tls = serde_json::from_value(json!({})).expect("nothing has to be said");
+    let line = serde_json::to_string(&setup).expect("JSON");
     input.write_all(format!("{line}\n").as_bytes()).await.expect("it reads");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let address = loop {
+    let facts = loop {
         let line = lines.next_line().await.expect("read").expect("an announcement");
         // The test harness writes to the same standard output.
         let start = line.find('{').unwrap_or(line.len());
         if let Some(facts) = ready::parse(&line[start..]) {
-            break facts["address"].clone();
+            break facts;
         }
     };
-    assert!(client(&address).health().await.expect("it serves").initialized);
+    assert!(client(&facts["address"]).health().await.expect("it serves").initialized);
+    let ca_pem = Some(facts["tls_ca"].clone());
+    let config = VaultConfig { ca_pem, ..VaultConfig::at(&facts["tls_address"]) };
+    let over_tls = VaultClient::new(config).expect("good settings");
+    assert!(over_tls.health().await.expect("it serves").initialized);
     drop(input);
     let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
     assert!(ended.expect("it ends in time").expect("it ran").success());

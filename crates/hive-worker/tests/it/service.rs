@@ -303,6 +303,7 @@ async fn start_vault(
     let release = json!({ "key": "a key for a test" }).as_object().unwrap().clone();
     let setup = Setup {
         listen: "127.0.0.1:0".parse().unwrap(),
+        tls: None,
         jwks_url: Some(authority.keys_url()),
         policies: [("deploy".to_owned(), serde_json::from_value(rules).unwrap())].into(),
         jwt_roles: [("ticket-deploy".to_owned(), role)].into(),

@@ -50,6 +50,7 @@ pub(super) fn setup(place: Place, database: Option<&Postgres>) -> Result<SecretS
     };
     let setup = Setup {
         listen: place.listen,
+        tls: None,
         jwks_url: Some(place.keys_url),
         policies: GRANTS
             .iter()

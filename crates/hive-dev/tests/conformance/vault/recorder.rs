@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
+use crate::vault::clients::Clients;
 use crate::vault::script::{Step, is_name};
 
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
@@ -28,6 +29,8 @@ pub(crate) struct Recorder {
     root_token: SecretString,
     known: BTreeMap<String, String>,
     http: reqwest::Client,
+    /// Those that show a certificate, by its name.
+    certain: BTreeMap<String, reqwest::Client>,
     /// The calls are commands of this program, and its files are in that directory.
     program: Option<(PathBuf, PathBuf)>,
 }
@@ -57,8 +60,15 @@ impl Recorder {
             root_token: root_token.clone(),
             known,
             http,
+            certain: BTreeMap::new(),
             program: None,
         }
+    }
+
+    /// One for a server that has a certificate of this authority, and clients that have some of their own.
+    pub(crate) fn over_tls(self, ca_pem: &str, clients: &Clients) -> Self {
+        let certain = clients.names().map(|name| (name.clone(), clients.http(ca_pem, Some(name))));
+        Self { certain: certain.collect(), http: clients.http(ca_pem, None), ..self }
     }
 
     /// One whose calls are commands of the program `bao`.
@@ -126,7 +136,8 @@ impl Recorder {
     async fn request(&self, step: &Step) -> Answer {
         let method = http::Method::from_bytes(step.method.as_bytes()).expect("a method");
         let url = format!("{}/v1/{}", self.address, self.filled(&step.place, &step.path));
-        let mut request = self.http.request(method, url).timeout(CALL_DEADLINE);
+        let http = step.present.as_ref().map_or(&self.http, |name| &self.certain[name]);
+        let mut request = http.request(method, url).timeout(CALL_DEADLINE);
         match step.caller.as_deref() {
             None => request = request.header("X-Vault-Token", self.root_token.expose_secret()),
             Some("nobody") => {}
@@ -212,7 +223,7 @@ fn parsed(body: &[u8]) -> Value {
     }
 }
 
-fn pem(label: &str, bytes: &[u8]) -> String {
+pub(crate) fn pem(label: &str, bytes: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(bytes);
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }

@@ -6,6 +6,7 @@
 //! reader> GET secret/data/app?version=1      by the token that was kept as `reader`; `nobody` has none
 //!    keep id /data/id                        $id stands for it from here on, in what is sent and what is compared
 //!    header X-Vault-Wrap-TTL: 60s            and, for a namespace, X-Vault-Namespace
+//!    present good                            over TLS, with the certificate that is called so (see `clients`)
 //!    input text                              what a command reads; the line is `kv put app a=b` then
 //!    until 404                               asked again until that is the status
 //!    differs /data/version because …         accepted; `status`, `body` and `header NAME` are places too
@@ -31,6 +32,8 @@ pub(crate) struct Step {
     /// What a command reads on its standard input.
     pub(crate) input: String,
     pub(crate) until: Option<u16>,
+    /// The name of the certificate that is shown.
+    pub(crate) present: Option<String>,
     pub(crate) differs: Vec<Accepted>,
 }
 
@@ -98,6 +101,7 @@ impl Step {
             "keep" => self.keep.push(pair(place, rest, " ")),
             "header" => self.headers.push(pair(place, rest, ": ")),
             "input" => self.input = rest.to_owned(),
+            "present" => self.present = Some(rest.to_owned()),
             "until" => self.until = Some(rest.parse().expect("a status")),
             "differs" => {
                 let (at, because) = pair(place, rest, " because ");

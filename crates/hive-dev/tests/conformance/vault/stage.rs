@@ -8,7 +8,7 @@ use hive_dev::openbao::OpenBao;
 use hive_dev::postgres::{self, Postgres, Programs};
 use hive_dev::redis::Redis;
 use hive_dev::tools;
-use hive_dev::vault::{Setup, Vault};
+use hive_dev::vault::{Setup, Tls, Vault};
 use hive_dev::witness::Witness;
 use hive_security::Audience;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,6 +16,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
 use crate::member::Member;
+use crate::vault::clients::Clients;
 use crate::vault::recorder::Recorder;
 
 pub(crate) const ROOT_TOKEN: &str = "s.root-of-the-development-vault";
@@ -28,6 +29,7 @@ pub(crate) struct Stage {
     pub(crate) ours: Vault,
     /// What both are told.
     known: BTreeMap<String, String>,
+    clients: Option<Clients>,
     postgres: Option<Postgres>,
     redis: Option<Redis>,
     authority: Option<Authority>,
@@ -38,12 +40,19 @@ impl Stage {
     pub(crate) async fn set(script: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let bao = tools::program("bao").expect("`cargo xtask real` puts OpenBao there");
-        let openbao = OpenBao::dev(&bao, &directory.path().join("bao")).await.expect("it starts");
-        let ours = Vault::start(Setup::danger_root(ROOT_TOKEN), Witness::none()).await;
+        let place = directory.path().join("bao");
+        let is_tls = script.contains("\n   present ");
+        let openbao = match is_tls {
+            true => OpenBao::dev_over_tls(&bao, &place).await,
+            false => OpenBao::dev(&bao, &place).await,
+        };
+        let setup = Setup { tls: is_tls.then(Tls::default), ..Setup::danger_root(ROOT_TOKEN) };
+        let ours = Vault::start(setup, Witness::none()).await;
         let mut stage = Self {
-            openbao,
+            openbao: openbao.expect("it starts"),
             ours: ours.expect("it starts"),
             known: BTreeMap::new(),
+            clients: None,
             postgres: None,
             redis: None,
             authority: None,
@@ -57,6 +66,11 @@ impl Stage {
         }
         if script.contains("$jwt") {
             stage.start_authority().await;
+        }
+        if script.contains("$authority_pem") {
+            let clients = Clients::make();
+            stage.known.extend(clients.known.clone());
+            stage.clients = Some(clients);
         }
         if script.contains("$csr") {
             stage.know("csr", &signing_request());
@@ -73,10 +87,17 @@ impl Stage {
             }
             known
         };
-        let ours = SecretString::from(ROOT_TOKEN);
+        let root = SecretString::from(ROOT_TOKEN);
+        let openbao =
+            Recorder::new(&self.openbao.address, &self.openbao.root_token, known("openbao"));
+        let (Some(clients), Some(ours)) = (&self.clients, &self.ours.tls) else {
+            return (openbao, Recorder::new(&self.ours.address, &root, known("hive-dev")));
+        };
+        let ca_pem = |ca_pem: &Option<String>| ca_pem.clone().expect("it has made one");
+        let ours_over_tls = Recorder::new(&ours.address, &root, known("hive-dev"));
         (
-            Recorder::new(&self.openbao.address, &self.openbao.root_token, known("openbao")),
-            Recorder::new(&self.ours.address, &ours, known("hive-dev")),
+            openbao.over_tls(&ca_pem(&self.openbao.ca_pem), clients),
+            ours_over_tls.over_tls(&ca_pem(&ours.ca_pem), clients),
         )
     }
 

@@ -2,16 +2,19 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use hive_dev::authority::{Authority, AuthorityConfig, Entry, EntryId, Terms};
+use hive_dev::openbao::OpenBao;
+use hive_dev::vault::{Setup, Tls, Vault};
+use hive_dev::witness::Witness;
 use hive_security::SecretJson;
 use hive_security::vault::{
     LoginError, LoginFault, LoginMethod, SecretId, VaultClient, VaultConfig, VaultError,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
@@ -271,74 +274,80 @@ async fn a_service_account_logs_in_with_the_token_that_is_in_its_file_now() {
     world.bao.stop().await;
 }
 
-/// An OpenBao with TLS: its address, its authority, and the process.
-async fn with_tls(directory: &Path, token: &str) -> (String, String, tokio::process::Child) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
-    let child = tokio::process::Command::new(find("bao"))
-        .args(["server", "-dev", "-dev-no-store-token", "-dev-tls"])
-        .arg(format!("-dev-tls-cert-dir={}", directory.display()))
-        .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
-        .env("BAO_DEV_ROOT_TOKEN_ID", token)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("it runs");
-    let address = format!("https://127.0.0.1:{port}");
-    let deadline = std::time::Instant::now() + MINUTE;
-    loop {
-        if let Ok(ca_pem) = std::fs::read_to_string(directory.join("vault-ca.pem")) {
-            let config = VaultConfig { ca_pem: Some(ca_pem.clone()), ..VaultConfig::at(&address) };
-            let health = VaultClient::new(config).expect("a good authority").health().await;
-            if health.is_ok_and(|health| health.initialized && !health.sealed) {
-                return (address, ca_pem, child);
+/// A vault with TLS, a real one or ours.
+enum Secure {
+    Ours(Vault),
+    Real(Box<OpenBao>),
+}
+
+impl Secure {
+    async fn real(directory: &Path) -> Self {
+        let bao = OpenBao::dev_over_tls(&find("bao"), &directory.join("bao")).await;
+        Self::Real(Box::new(bao.expect("it starts")))
+    }
+
+    async fn ours(_: &Path) -> Self {
+        let setup = Setup { tls: Some(Tls::default()), ..Setup::danger_root("root-of-a-test") };
+        Self::Ours(Vault::start(setup, Witness::none()).await.expect("it starts"))
+    }
+
+    fn config(&self) -> VaultConfig {
+        let (address, ca_pem) = match self {
+            Self::Ours(vault) => {
+                let tls = vault.tls.as_ref().expect("it was asked for");
+                (&tls.address, &tls.ca_pem)
             }
+            Self::Real(bao) => (&bao.address, &bao.ca_pem),
+        };
+        VaultConfig { ca_pem: ca_pem.clone(), ..VaultConfig::at(address) }
+    }
+
+    fn root(&self) -> SecretString {
+        match self {
+            Self::Ours(_) => SecretString::from("root-of-a-test"),
+            Self::Real(bao) => bao.root_token.clone(),
         }
-        assert!(std::time::Instant::now() < deadline, "it does not serve");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Ours(vault) => vault.stop().await.expect("nothing is left"),
+            Self::Real(bao) => bao.stop().await,
+        }
     }
 }
 
-/// An OpenBao with TLS, and a client of it that presents the X.509-SVID of this process.
+/// A vault with TLS, and a client of it that presents the X.509-SVID of this process.
 struct Certain {
     authority: Authority,
     entry: EntryId,
     member: Member,
     vault: VaultClient,
-    address: String,
-    ca_pem: String,
-    bao: tokio::process::Child,
-    _directory: tempfile::TempDir,
+    server: Secure,
+    _directory: TempDir,
 }
 
 const CERT: &str = "auth/cert/certs/cart";
 
 impl Certain {
-    async fn start(entry: Entry) -> Self {
+    async fn start(entry: Entry, server: impl AsyncFnOnce(&Path) -> Secure) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut config = AuthorityConfig::new(directory.path().join("api.sock"));
         config.trust_domain = Some("hive.test".to_owned());
         let authority = Authority::start(config).await.expect("it starts");
         let entry = authority.add_entry(entry).expect("an entry");
         let member = Member::attach(&authority.endpoint()).await;
-        let (address, ca_pem, bao) = with_tls(directory.path(), ROOT).await;
-        let config = VaultConfig {
-            ca_pem: Some(ca_pem.clone()),
-            identity: Some(member.workload.clone()),
-            ..VaultConfig::at(&address)
-        };
+        let server = server(directory.path()).await;
+        let config = VaultConfig { identity: Some(member.workload.clone()), ..server.config() };
         let vault = VaultClient::new(config).expect("good settings");
-        let world =
-            Self { authority, entry, member, vault, address, ca_pem, bao, _directory: directory };
+        let world = Self { authority, entry, member, vault, server, _directory: directory };
         world.write("sys/auth/cert", json!({ "type": "cert" })).await;
         world.trust().await;
         world
     }
 
     async fn write(&self, path: &str, data: Value) {
-        write(&self.vault, &SecretString::from(ROOT), path, data).await;
+        write(&self.vault, &self.server.root(), path, data).await;
     }
 
     /// The role is for our ID, and for certificates of the authorities that are in the bundle now.
@@ -371,16 +380,23 @@ impl Certain {
     }
 }
 
-const ROOT: &str = "root-of-a-test";
-
 fn by_certificate() -> LoginMethod {
     LoginMethod::X509Svid { mount: "cert".to_owned(), role: "cart".to_owned() }
 }
 
 #[tokio::test]
 async fn an_x509_svid_with_a_dns_name_logs_in_and_the_one_of_the_moment_is_presented() {
+    x509_svids_log_in(Secure::real).await;
+}
+
+#[tokio::test]
+async fn an_x509_svid_logs_in_at_our_vault_as_it_does_at_openbao() {
+    x509_svids_log_in(Secure::ours).await;
+}
+
+async fn x509_svids_log_in(server: impl AsyncFnOnce(&Path) -> Secure) {
     let entry = Entry::of_process(PATH, std::process::id()).named(["cart.shop"]);
-    let mut world = Certain::start(entry).await;
+    let world = Certain::start(entry, server).await;
     let method = by_certificate();
     let login = method.login(&world.vault).await.expect("it may");
     assert_eq!((login.ttl, login.renewable), (MINUTE, true));
@@ -415,10 +431,8 @@ async fn an_x509_svid_with_a_dns_name_logs_in_and_the_one_of_the_moment_is_prese
         "{nameless:?}"
     );
 
-    let plain =
-        VaultConfig { ca_pem: Some(world.ca_pem.clone()), ..VaultConfig::at(&world.address) };
-    let plain = VaultClient::new(plain).expect("good settings");
+    let plain = VaultClient::new(world.server.config()).expect("good settings");
     let refused = method.login(&plain).await;
     assert!(matches!(refused, Err(LoginError::Vault(VaultError::Config { .. }))), "{refused:?}");
-    world.bao.kill().await.expect("it runs");
+    world.server.stop().await;
 }
