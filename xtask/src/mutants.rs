@@ -18,10 +18,11 @@ const DEADLINE: Duration = Duration::from_secs(300);
 const SOURCES: [&str; 6] =
     ["Cargo.toml", "Cargo.lock", "clippy.toml", "rust-toolchain.toml", "crates", "xtask"];
 
-/// Tests of its own and examples need the development servers; those that are run here do not, and without them
-/// nothing but the crate itself is built for each mutation.
+/// Some of its tests need the development servers. Where they do not, nothing but the crate itself is built for each
+/// mutation.
 const MANIFEST: &str = "crates/hive-security/Cargo.toml";
 const LEFT_OUT: [&str; 2] = ["hive-dev.workspace", "hive-security = { path = \".\""];
+const NEED_SERVERS: [&str; 1] = ["rotation"];
 
 struct Mutation {
     name: String,
@@ -47,6 +48,8 @@ enum Fate {
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let mut mutations = mutations()?;
     mutations.retain(|mutation| only.is_none_or(|only| mutation.name.contains(only)));
+    // From one program to another a crate is built with other features, or with other crates.
+    mutations.sort_by_cached_key(|mutation| (mutation.package.clone(), mutation.program.clone()));
     let copy = Copy::make()?;
     for ((package, program), filters) in filters_by_program(&mutations) {
         if copy.test(package, program, &filters)? != Fate::Survived {
@@ -83,6 +86,8 @@ fn filters_by_program(mutations: &[Mutation]) -> BTreeMap<(&str, &str), Vec<&str
 struct Copy {
     sources: PathBuf,
     target: PathBuf,
+    /// With the development servers, and without them.
+    manifests: [String; 2],
 }
 
 impl Copy {
@@ -90,24 +95,22 @@ impl Copy {
         let workspace = workspace()?;
         let sources = std::env::temp_dir().join(format!("hive-mutants-{}", std::process::id()));
         std::fs::create_dir_all(&sources)?;
-        let copy = Self { sources, target: workspace.join("target/mutants") };
         for name in SOURCES {
             let from = workspace.join(name);
             if from.exists() {
                 // With the time of now: what the last run built, from something broken, is older than that.
-                let status = Command::new("cp").arg("-R").arg(from).arg(&copy.sources).status()?;
+                let status = Command::new("cp").arg("-R").arg(from).arg(&sources).status()?;
                 anyhow::ensure!(status.success(), "{name} cannot be copied");
             }
         }
-        let manifest = copy.sources.join(MANIFEST);
-        let mut text = std::fs::read_to_string(&manifest)?;
+        let whole = std::fs::read_to_string(sources.join(MANIFEST))?;
+        let mut without = whole.clone();
         for beginning in LEFT_OUT {
-            let line = text.lines().find(|line| line.starts_with(beginning)).map(str::to_owned);
+            let line = whole.lines().find(|line| line.starts_with(beginning));
             let line = line.with_context(|| format!("{MANIFEST} has no line {beginning:?}"))?;
-            text = text.replace(&line, "");
+            without = without.replace(line, "");
         }
-        std::fs::write(manifest, text)?;
-        Ok(copy)
+        Ok(Self { sources, target: workspace.join("target/mutants"), manifests: [whole, without] })
     }
 
     fn with(&self, mutation: &Mutation) -> Result<Fate> {
@@ -130,6 +133,9 @@ impl Copy {
             program => vec!["--test", program],
         };
         let target = [&["--package", package], &target[..], features(package)].concat();
+        let [whole, without] = &self.manifests;
+        let manifest = if NEED_SERVERS.contains(&program) { whole } else { without };
+        std::fs::write(self.sources.join(MANIFEST), manifest)?;
         if !self.cargo(&[&target[..], &["--no-run"]].concat(), DEADLINE * 6)?.success() {
             return Ok(Fate::DoesNotCompile);
         }
@@ -155,7 +161,7 @@ impl Copy {
 /// What the tests of a crate need beside what it builds by itself.
 fn features(package: &str) -> &'static [&'static str] {
     match package {
-        "hive-security" => &["--features", "axum"],
+        "hive-security" => &["--all-features"],
         _ => &[],
     }
 }
@@ -210,7 +216,7 @@ fn mutation(value: &Value) -> Result<Mutation> {
 mod tests {
     use super::*;
 
-    /// Running them takes a quarter of an hour; that none has lost its place shows at once.
+    /// Running them takes an hour or two; that none has lost its place shows at once.
     #[test]
     fn every_mutation_has_exactly_one_place_in_the_code() {
         for mutation in mutations().unwrap() {

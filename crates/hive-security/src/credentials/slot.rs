@@ -126,3 +126,73 @@ pub(super) async fn drained(held: Vec<(Arc<Held>, u64)>) {
 pub(super) async fn cut(held: Vec<(Arc<Held>, u64)>) {
     join_all(held.iter().map(|(held, number)| held.holder.cut(*number))).await;
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::sync::Mutex as Lock;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Notes what it adopts; 0 where it has to withdraw.
+    #[derive(Default)]
+    struct Notes(Lock<Vec<u64>>);
+
+    impl Holder for Notes {
+        fn probe<'a>(&'a self, _: &'a Credential) -> BoxFuture<'a, Result<(), HolderError>> {
+            async { Ok(()) }.boxed()
+        }
+
+        fn adopt<'a>(&'a self, fresh: &'a Credential) -> BoxFuture<'a, Result<(), HolderError>> {
+            self.0.lock().unwrap().push(fresh.generation());
+            async { Ok(()) }.boxed()
+        }
+
+        fn drained(&self, _: u64) -> BoxFuture<'_, ()> {
+            async {}.boxed()
+        }
+
+        fn cut(&self, _: u64) -> BoxFuture<'_, ()> {
+            async {}.boxed()
+        }
+
+        fn withdraw(&self) -> BoxFuture<'_, ()> {
+            self.0.lock().unwrap().push(0);
+            async {}.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_holder_never_goes_back_and_a_late_withdrawal_takes_nothing_newer_from_it() {
+        let notes = Arc::new(Notes::default());
+        let mut slot = Slot::new(Request::read("db", "database/creds/app")).0;
+        let held = slot.hold(1, Arc::clone(&notes) as Arc<dyn Holder>);
+        let adopt = async |generation| {
+            let fresh = Credential::new("db", generation, SecretJson::new(json!({})));
+            held.adopt(&fresh).await.unwrap();
+        };
+        adopt(2).await;
+        adopt(1).await;
+        held.withdraw(1).await;
+        assert_eq!(*notes.0.lock().unwrap(), [2]);
+        held.withdraw(2).await;
+        adopt(3).await;
+        assert_eq!(*notes.0.lock().unwrap(), [2, 0, 3]);
+    }
+
+    #[test]
+    fn an_epoch_is_left_only_when_everything_before_the_next_one_is() {
+        let mut slot = Slot::new(Request::read("db", "database/creds/app")).0;
+        let data = SecretJson::new(json!({}));
+        for generation in [1, 1, 2] {
+            slot.publish(generation, &data);
+        }
+        assert_eq!((slot.bound(1), slot.bound(2)), (3, 4));
+        slot.forget(2);
+        assert_eq!(slot.bound(1), 4);
+    }
+}

@@ -112,6 +112,41 @@ fn transient(error: &VaultError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::tests::script::{Script, json_answer, token};
+
+    /// What is made of a refusal by the answer to the look at the token.
+    async fn denied(status: u16, body: &str) -> Failure {
+        let vault = Script::saying(json_answer(status, body)).await.client();
+        let denied = VaultError::Denied { operation: operation(), by_policy: false };
+        of_issue(&vault, &token(), &denied).await
+    }
+
+    #[tokio::test]
+    async fn only_a_token_that_vault_does_not_know_is_taken_for_a_dead_one() {
+        let alive = r#"{"data":{"ttl":60}}"#;
+        assert_eq!(denied(200, alive).await, Failure::Denied, "it lacks a right");
+        let unknown = r#"{"errors":["permission denied"]}"#;
+        assert_eq!(denied(403, unknown).await, Failure::Gone);
+        let by_policy = r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#;
+        assert_eq!(denied(403, by_policy).await, Failure::Denied, "it may not look at itself");
+        let sealed = r#"{"errors":["Vault is sealed"]}"#;
+        assert_eq!(denied(503, sealed).await, Failure::Transient { wait: None });
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_lost_only_if_vault_says_so_clearly() {
+        let lease = LeaseId::new("database/creds/app/x");
+        let lost = async |status, body: &str| {
+            let vault = Script::saying(json_answer(status, body)).await.client();
+            is_gone(&vault, &token(), &lease).await
+        };
+        assert!(lost(400, r#"{"errors":["invalid lease"]}"#).await);
+        assert!(lost(403, r#"{"errors":["permission denied"]}"#).await, "its token is gone");
+        for (status, text) in [(200, ""), (400, "odd"), (404, ""), (500, ""), (503, "sealed")] {
+            let body = format!(r#"{{"errors":["{text}"],"data":{{"id":"x","ttl":60}}}}"#);
+            assert!(!lost(status, &body).await, "{status} {text}");
+        }
+    }
 
     fn operation() -> String {
         "GET database/creds/app".to_owned()

@@ -50,7 +50,7 @@ mod pki;
 mod route;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod token;
 mod transit;

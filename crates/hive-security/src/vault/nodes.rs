@@ -179,6 +179,7 @@ mod tests {
         let bad = [
             "http://127.0.0.1:8202/v1/secret/data/a",
             "http://evil.example/v1/secret/data/a",
+            "http://evil.example:8201/v1/secret/data/a",
             "https://127.0.0.1:8201/v1/secret/data/a",
             "http://127.0.0.1:8201/v1/secret/data/b",
             "http://user@127.0.0.1:8201/v1/secret/data/a",

@@ -70,8 +70,75 @@ pub(super) fn config(what: &str) -> VaultError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{HandshakeKind, ServerConfig};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
     use super::*;
+    use crate::testing::Authority;
+    use crate::tls::{Authorities, Verifier, provider};
+
+    /// A server that would resume sessions, and a client that is given its certificate as the CA.
+    fn both_ends(workload: &Workload) -> (TlsAcceptor, TlsConnector) {
+        let made = rcgen::generate_simple_self_signed(["vault.test".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let clients = Verifier::new(Authorities::Current(workload.clone()), None);
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let text = STANDARD.encode(made.cert.der());
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let client = settings(Some(&pem), Some(workload)).unwrap();
+        (TlsAcceptor::from(Arc::new(server)), TlsConnector::from(Arc::new(client)))
+    }
+
+    /// How the server saw one connection, and how many certificates it was shown.
+    async fn meet(
+        server: &TlsAcceptor,
+        client: &TlsConnector,
+        name: &'static str,
+    ) -> std::io::Result<(Option<HandshakeKind>, usize)> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let name = ServerName::try_from(name).unwrap();
+        let (near, far) = tokio::join!(client.connect(name, near), server.accept(far));
+        let (mut near, mut far) = (near?, far?);
+        // Tickets come with the first bytes after the handshake.
+        far.write_all(b"!").await?;
+        near.read_exact(&mut [0]).await?;
+        let session = far.get_ref().1;
+        let shown = session.peer_certificates().map_or(0, <[_]>::len);
+        Ok((session.handshake_kind(), shown))
+    }
+
+    #[tokio::test]
+    async fn whoever_shows_a_certificate_shows_it_in_every_handshake() {
+        let stand = Authority::new("td").workload("/client");
+        let (server, client) = both_ends(&stand.workload);
+        for _ in 0..3 {
+            let (kind, shown) = meet(&server, &client, "vault.test").await.unwrap();
+            assert_ne!(kind, Some(HandshakeKind::Resumed));
+            assert_eq!(shown, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vault_of_another_authority_or_name_is_not_spoken_to() {
+        let stand = Authority::new("td").workload("/client");
+        let ((server, client), (other, _)) =
+            (both_ends(&stand.workload), both_ends(&stand.workload));
+        meet(&server, &client, "vault.test").await.unwrap();
+        meet(&other, &client, "vault.test").await.unwrap_err();
+        meet(&server, &client, "other.test").await.unwrap_err();
+        settings(Some("no certificate"), None).unwrap_err();
+    }
 
     #[test]
     fn plain_http_is_for_loopback_only() {

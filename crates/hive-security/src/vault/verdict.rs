@@ -121,6 +121,9 @@ mod tests {
         let transient = [412, 429, 472, 473, 500, 502, 503, 504, 307];
         assert!(transient.iter().all(|status| class(*status, "").is_transient()));
         assert!(matches!(class(503, "Vault is sealed"), VaultError::Sealed { .. }));
+        // Something in front of Vault says so as well, and what it had passed on may have had its effect.
+        assert!(matches!(class(503, "no server is available"), VaultError::Server { .. }));
+        assert!(!class(503, "").had_no_effect() && class(503, "Vault is sealed").had_no_effect());
         assert!(matches!(class(403, ""), VaultError::Denied { by_policy: false, .. }));
         assert!(matches!(class(404, ""), VaultError::NotFound { .. }));
         assert!(matches!(class(400, "unknown role: x"), VaultError::NotFound { .. }));

@@ -262,6 +262,11 @@ async fn a_probe_of_redis_leaves_nothing_behind_and_says_who_is_at_fault() {
         let _ = timeout(Duration::from_micros(step * 100), holder.probe(&good)).await;
     }
     cache.only_connections_of(None).await;
+    let other = Cache::start().await;
+    let both = RedisHolder::new([cache.url(), other.url()]).expect("addresses");
+    let refused = both.probe(&good).await.expect_err("each node has users of its own");
+    assert!(matches!(refused, HolderError::Refused { .. }), "{refused:?}");
+    other.stop().await;
     cache.stop().await;
     let away = holder.probe(&good).await.expect_err("nobody is there");
     assert!(matches!(away, HolderError::Unreachable { .. }), "{away:?}");

@@ -211,6 +211,30 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_written_through_no_link_and_over_no_other() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        std::fs::write(at("theirs"), "x").unwrap();
+        symlink(at("theirs"), at("link")).unwrap();
+        symlink(at("elsewhere"), at("dangling")).unwrap();
+        for name in ["theirs", "link", "dangling"] {
+            write_private(&at(name), "hunter2").unwrap_err();
+        }
+        assert_eq!(std::fs::read_to_string(at("theirs")).unwrap(), "x");
+        assert!(!at("elsewhere").exists());
+    }
+
+    #[test]
+    fn secrets_are_kept_in_memory_where_that_can_be_written() {
+        let (memory, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let shared = Path::new("/dev/shm");
+        let best = if is_usable(shared) { shared } else { memory.path() };
+        let chosen = in_memory(Some(memory.path()), disk.path());
+        assert_eq!(chosen, best.canonicalize().unwrap());
+        assert!(!is_usable(&disk.path().join("absent")));
+    }
+
+    #[test]
     fn two_processes_never_write_to_the_same_directory() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("c");

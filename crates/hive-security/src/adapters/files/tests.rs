@@ -131,6 +131,17 @@ async fn the_generation_before_can_be_read_until_it_is_drained() {
 }
 
 #[tokio::test]
+async fn a_program_has_its_time_to_move_over_after_it_was_told() {
+    let place = tempfile::tempdir().unwrap();
+    let layout = Layout::new().json("db").unwrap().settle(Duration::from_secs(60));
+    let files = CredentialFiles::open(&place.path().join("c"), layout).unwrap();
+    files.adopt(&credential("db", 1)).await.unwrap();
+    files.adopt(&credential("db", 2)).await.unwrap();
+    assert!(timeout(Duration::from_millis(300), files.drained(2)).await.is_err());
+    assert!(files.directory().join("..1/db").exists(), "it may still read that");
+}
+
+#[tokio::test]
 async fn a_program_that_cannot_be_told_still_uses_the_old_one_until_the_overlap_is_over() {
     let stand = Stand::new(Layout::new().json("db").unwrap());
     stand.adopt("db", 1).await;
@@ -223,6 +234,18 @@ async fn a_credential_that_does_not_fit_changes_nothing() {
         }
     }
     assert_eq!(stand.read("t").unwrap(), "u:k");
+}
+
+#[tokio::test]
+async fn the_name_of_a_field_leads_nowhere_else() {
+    let stand = Stand::new(Layout::new().fields("db").unwrap());
+    for name in ["../../x", "..", "a/b", ""] {
+        let wrong = Credential::new("db", 1, SecretJson::new(json!({ name: "hunter2" })));
+        let result = stand.files.adopt(&wrong).await;
+        assert!(matches!(result, Err(HolderError::Unusable { .. })), "{name}: {result:?}");
+    }
+    assert_eq!(stand.revisions(), [""; 0]);
+    assert_eq!(std::fs::read_dir(stand.place.path()).unwrap().count(), 1);
 }
 
 #[tokio::test]

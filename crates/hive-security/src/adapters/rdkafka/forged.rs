@@ -154,3 +154,19 @@ fn with_a_broken_signature(token: &SecretString) -> SecretString {
     }
     SecretString::from(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_signature_is_another_one_below_the_same_claims() {
+        let signature = |token: &str| URL_SAFE_NO_PAD.decode(token.rsplit('.').next().unwrap());
+        let good = format!("header.claims.{}", URL_SAFE_NO_PAD.encode([7; 64]));
+        let broken = with_a_broken_signature(&SecretString::from(good.clone()));
+        let broken = broken.expose_secret();
+        assert!(broken.starts_with("header.claims.") && broken.len() == good.len());
+        assert_ne!(signature(broken).unwrap(), signature(&good).unwrap());
+    }
+}

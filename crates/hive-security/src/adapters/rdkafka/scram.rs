@@ -321,3 +321,57 @@ pub(super) async fn off_the_runtime<T: Send + 'static>(
 ) -> T {
     tokio::task::spawn_blocking(work).await.expect("the work does not panic")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use rdkafka::producer::FutureRecord;
+    use serde_json::json;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::SecretJson;
+
+    /// Producers for a broker that is not there.
+    fn holder() -> ProducerHolder {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1").set("security.protocol", "SASL_PLAINTEXT");
+        config.set("sasl.mechanisms", "SCRAM-SHA-256");
+        ProducerHolder::new(config)
+    }
+
+    fn credential(generation: u64) -> Credential {
+        let data = json!({ "username": format!("u{generation}"), "password": "p" });
+        Credential::new("orders", generation, SecretJson::new(data))
+    }
+
+    async fn is_in_use(holder: &ProducerHolder) -> bool {
+        timeout(Duration::from_millis(300), holder.drained(2)).await.is_err()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_user_is_in_use_while_its_producer_is_lent_or_has_messages_and_a_cut_ends_them() {
+        let holder = holder();
+        holder.adopt(&credential(1)).await.unwrap();
+        let lent = holder.producer().unwrap();
+        holder.adopt(&credential(2)).await.unwrap();
+        assert!(is_in_use(&holder).await, "somebody may still send");
+        let record = FutureRecord::<(), str>::to("orders").payload("paid");
+        let delivery = lent.send_result(record).unwrap();
+        drop(lent);
+        assert!(is_in_use(&holder).await, "a message is not delivered yet");
+        holder.cut(2).await;
+        let told = timeout(Duration::from_secs(10), delivery).await.expect("it is told at once");
+        assert!(told.unwrap().is_err(), "there will be no delivery");
+        timeout(Duration::from_secs(10), holder.drained(2)).await.expect("it was cut");
+        assert_eq!(holder.producer().unwrap().0.number, 2);
+        holder.withdraw().await;
+        assert!(holder.producer().is_err(), "nothing begins");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_broker_that_does_not_answer_says_nothing_about_a_login() {
+        let silence = holder().probe(&credential(1)).await;
+        assert!(matches!(silence, Err(HolderError::Unreachable { .. })), "{silence:?}");
+    }
+}

@@ -196,3 +196,75 @@ impl Drop for Follower {
         self.followers.changed.send_replace(());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn followers(generations: &[(u64, &str)]) -> Arc<Followers> {
+        let followers = Arc::new(Followers::default());
+        for (generation, username) in generations {
+            let (username, password) = (SecretString::from(*username), SecretString::from("p"));
+            followers.adopt(*generation, Login { username, password });
+        }
+        followers
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_is_in_use_from_when_it_is_handed_out_until_the_next_one_is_confirmed() {
+        let followers = followers(&[(1, "a"), (2, "b")]);
+        let follower = Follower::new(&followers);
+        assert!(!followers.has_below(2), "it has no login yet");
+        follower.hand_out(1);
+        assert!(followers.has_below(2), "it is about to be used");
+        follower.confirm();
+        assert!(followers.has_below(2), "it is used");
+        follower.hand_out(2);
+        assert!(followers.has_below(2), "the next one is not used yet");
+        follower.confirm();
+        assert!(!followers.has_below(2));
+        drop(follower);
+        assert!(!followers.has_below(3) && !followers.lost_below(3), "it has said goodbye");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_is_in_use_while_a_connection_is_opened_with_it() {
+        let followers = followers(&[(1, "a"), (2, "b")]);
+        let follower = Follower::new(&followers);
+        follower.hand_out(1);
+        drop(follower);
+        advance(Duration::from_secs(1)).await;
+        assert!(followers.has_below(2), "redis-rs grants a second");
+        advance(Duration::from_secs(1)).await;
+        assert!(!followers.has_below(2), "by now it is there or has failed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_confirm_the_next_login_is_lost_until_it_is_given_up() {
+        let followers = followers(&[(1, "a"), (2, "b"), (3, "c")]);
+        let behind = Follower::new(&followers);
+        behind.hand_out(1);
+        behind.confirm();
+        behind.hand_out(2);
+        drop(behind);
+        assert!(followers.lost_below(2) && followers.lost_below(3) && !followers.lost_below(1));
+        let slow = Follower::new(&followers);
+        slow.hand_out(2);
+        slow.confirm();
+        followers.give_up_below(3);
+        assert!(!followers.lost_below(3) && !followers.has_below(3));
+        slow.hand_out(3);
+        assert!(followers.has_below(4), "it counts again from here");
+    }
+
+    #[tokio::test]
+    async fn a_user_who_stays_is_not_among_those_who_are_to_go() {
+        let followers = followers(&[(1, "a"), (2, "static"), (3, "static")]);
+        assert_eq!(followers.usernames_below(3), ["a"]);
+        followers.forget_logins_below(3);
+        assert!(followers.usernames_below(3).is_empty());
+    }
+}

@@ -365,6 +365,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_session_of_a_static_role_belongs_to_its_newest_password() {
+        let sessions = sessions(&[(1, "a"), (2, "a")]);
+        assert_eq!(sessions.book().note(10, "a"), Some(2));
+        assert!(!sessions.is_below(10, 2));
+    }
+
+    #[tokio::test]
     async fn nobody_gets_in_with_an_old_login_once_it_was_said_to_be_unused() {
         let sessions = sessions(&[(1, "a"), (2, "b")]);
         assert!(sessions.book().note(10, "a").is_some());
