@@ -4,8 +4,13 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hive_security::Workload;
+use secrecy::ExposeSecret;
+
 pub use crate::server::Error;
-use crate::server::{Server, free_ports, listens, make_directory};
+use crate::server::{Server, free_ports, listens, make_directory, write_private};
 
 /// A cluster elects a leader before it serves, which takes seconds where disks are slow.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -35,6 +40,36 @@ struct Node {
     client: u16,
     peer: u16,
     server: Option<Server>,
+}
+
+impl Files {
+    /// Writes what this workload is now into `directory`: its X.509-SVID, and the authorities of its trust domain.
+    pub fn of(workload: &Workload, directory: &Path) -> Result<Self, Error> {
+        let refused = |source| Error::Directory { path: directory.to_owned(), source };
+        let absent = |error: hive_security::Error| refused(std::io::Error::other(error));
+        let svid = workload.x509_svid().map_err(absent)?;
+        let material = workload.x509().current();
+        let material = (*material)
+            .as_ref()
+            .map_err(|error| refused(std::io::Error::other(error.to_string())))?;
+        let bundle = material.bundle(&workload.trust_domain());
+        let bundle = bundle.ok_or_else(|| refused(std::io::Error::other("no bundle")))?;
+        let write = |name: &str, text: String| {
+            let path = directory.join(name);
+            write_private(&path, &text).map(|()| path)
+        };
+        let chain = svid.certificate_chain().iter().map(|one| pem("CERTIFICATE", one)).collect();
+        let authorities = bundle.authorities().iter().map(|one| pem("CERTIFICATE", one)).collect();
+        Ok(Self {
+            certificate: write("etcd.pem", chain)?,
+            key: write("etcd.key", pem("PRIVATE KEY", svid.private_key().expose_secret()))?,
+            authorities: write("authorities.pem", authorities)?,
+        })
+    }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
 impl Etcd {

@@ -19,6 +19,8 @@ mod lender;
 mod logs;
 mod plans;
 mod registry_import;
+#[cfg(feature = "etcd")]
+mod replicas;
 #[path = "../../../hive-security/tests/scripted/mod.rs"]
 mod scripted;
 mod search;

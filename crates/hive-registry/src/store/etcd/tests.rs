@@ -4,17 +4,13 @@ use super::*;
 use crate::server::tests::{Client, caller, client};
 use crate::store::FeedItem;
 use crate::{Config, Error, StoreConfig};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hive_api::names::{REGISTRY, worker_path};
 use hive_api::registry::{GetAgentRequest, HeartbeatRequest, Liveness, RegisterRequest};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_dev::etcd::{Etcd as Server, Files};
 use hive_runtime::ready::Ready;
 use hive_security::WorkloadConfig;
-use secrecy::ExposeSecret;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +35,7 @@ impl Cluster {
         let directory = TempDir::new().expect("a directory");
         let socket = directory.path().join("api.sock");
         let authority = Authority::start(AuthorityConfig::new(socket)).await.expect("it starts");
-        let files = files(&caller(&authority, ETCD).await, directory.path());
+        let files = Files::of(&caller(&authority, ETCD).await, directory.path()).expect("written");
         let program = hive_dev::tools::program("etcd")
             .expect("etcd is missing: `cargo xtask real` puts it into the target directory");
         let server = Server::start::<N>(&program, directory.path(), files).await;
@@ -66,32 +62,6 @@ impl Cluster {
         let (endpoints, prefix) = (self.server.endpoints(), "test/".to_owned());
         EtcdConfig { endpoints, prefix, id: id.to_owned() }
     }
-}
-
-/// What etcd reads, in the form in which it does.
-fn files(workload: &Workload, directory: &Path) -> Files {
-    let svid = workload.x509_svid().expect("it was fetched");
-    let material = workload.x509().current();
-    let material = (*material).as_ref().expect("it was fetched");
-    let chain = svid.certificate_chain().iter().map(|one| pem("CERTIFICATE", one)).collect();
-    let key = pem("PRIVATE KEY", svid.private_key().expose_secret());
-    let bundle = material.bundle(&workload.trust_domain()).expect("its own");
-    let authorities = bundle.authorities().iter().map(|one| pem("CERTIFICATE", one)).collect();
-    Files {
-        certificate: file(directory, "etcd.pem", chain),
-        key: file(directory, "etcd.key", key),
-        authorities: file(directory, "authorities.pem", authorities),
-    }
-}
-
-fn file(directory: &Path, name: &str, text: String) -> PathBuf {
-    let path = directory.join(name);
-    std::fs::write(&path, text).expect("it can be written");
-    path
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
 fn put(number: u8, value: &'static str) -> Change {
