@@ -1,6 +1,7 @@
 //! What an agent is: its identifier, what it registered, how it stands, and how all of it is stored.
 
 use crate::bounds::{Refused, excerpt};
+use crate::index::{Kind, Term};
 use aws_lc_rs::digest::{SHA256, digest};
 use hive_api::registry::{
     AgentInfo, AgentStatus, AgentTelemetry, AgentType, EventType, Liveness as WireLiveness,
@@ -11,7 +12,9 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The shape of `AgentInfo`, for readers of a later version.
-const SCHEMA_VERSION: i32 = 2;
+pub(crate) const SCHEMA_VERSION: i32 = 2;
+/// What an agent counts as that says nothing of its security level.
+const SECURITY_LEVEL: &str = "INTERNAL";
 /// What an agent that has executed nothing counts as: neither good nor bad.
 const UNTRIED: f64 = 0.5;
 /// Below this share of successes an agent is avoided, and below the second it is not used.
@@ -23,7 +26,7 @@ const UNHEALTHY_BELOW: f64 = 0.3;
 pub(crate) struct AgentId([u8; 16]);
 
 impl AgentId {
-    /// Sort before and behind every other; no agent has them.
+    /// The nil and the max UUID of RFC 9562, section 5: before and behind every other, and no agent's.
     pub(crate) const MIN: Self = Self([0; 16]);
     pub(crate) const MAX: Self = Self([0xff; 16]);
 
@@ -55,22 +58,39 @@ impl AgentId {
         Self(bytes)
     }
 
+    /// The canonical form, in ASCII.
+    pub(crate) fn text(self) -> [u8; 36] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (number, byte) in self.0.into_iter().enumerate() {
+            if matches!(number, 4 | 6 | 8 | 10) {
+                at += 1;
+            }
+            text[at] = DIGITS[usize::from(byte >> 4)];
+            text[at + 1] = DIGITS[usize::from(byte & 0x0f)];
+            at += 2;
+        }
+        text
+    }
+
     /// Reads the canonical form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, from the field of this name.
     pub(crate) fn parse(field: &str, text: &str) -> Result<Self, Refused> {
         let malformed = || Refused::malformed(field, format!("{} is not a UUID", excerpt(text)));
-        let digits: String = text.chars().filter(|character| *character != '-').collect();
-        let number = u128::from_str_radix(&digits, 16).map_err(|_| malformed())?;
+        let mut number = 0;
+        for digit in text.bytes().filter_map(|byte| char::from(byte).to_digit(16)).take(32) {
+            number = (number << 4) | u128::from(digit);
+        }
         let id = Self(number.to_be_bytes());
-        // Comparing with the canonical form catches misplaced hyphens, signs and wrong lengths at once.
-        if id.to_string().eq_ignore_ascii_case(text) { Ok(id) } else { Err(malformed()) }
+        // Comparing with the canonical form catches misplaced hyphens, other characters and wrong lengths at once.
+        if id.text().eq_ignore_ascii_case(text.as_bytes()) { Ok(id) } else { Err(malformed()) }
     }
 }
 
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = format!("{:032x}", u128::from_be_bytes(self.0));
-        let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-        write!(f, "{a}-{b}-{c}-{d}-{e}")
+        // It is ASCII.
+        f.write_str(str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
@@ -209,6 +229,25 @@ impl Agent {
         let pairs = &self.registration.metadata;
         let at = pairs.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
         Some(&pairs[at].1)
+    }
+
+    pub(crate) fn security_level(&self) -> &str {
+        self.metadata("security_level").unwrap_or(SECURITY_LEVEL)
+    }
+
+    /// All that it can be found by.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = Term<'_>> {
+        let told = &self.registration;
+        let labels = [
+            (Kind::AgentType, told.agent_type.as_str_name()),
+            (Kind::Cluster, &*told.cluster),
+            (Kind::Namespace, &*told.namespace),
+            (Kind::Owner, &*self.owner),
+            (Kind::SecurityLevel, self.security_level()),
+            (Kind::Version, &*told.version),
+        ];
+        let capabilities = told.capabilities.iter().map(|name| (Kind::Capability, &**name));
+        labels.into_iter().chain(capabilities)
     }
 
     /// The agent as callers see it, with a pulse that may be newer than the record's.

@@ -3,22 +3,23 @@
 use crate::agent::{Agent, AgentId, Pulse};
 use crate::discovery::{self, Rank};
 use crate::filter::Filter;
+use crate::index::{Index, Kind, Question, Slot};
 use crate::store::Revision;
 use hive_api::registry::AgentInfo;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use slab::Slab;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Agents that are ready to be offered, the best first.
-type Ranking = BTreeSet<(Rank, AgentId)>;
+/// Agents that are looked at for one page at most: the registry waits meanwhile.
+const LOOKED_AT_MAX: usize = 2_048;
 
-/// The agents, by identifier and by capability.
+/// The agents, by identifier and by what they have.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    agents: BTreeMap<AgentId, Known>,
-    by_capability: HashMap<Box<str>, Ranking>,
-    ranking: Ranking,
-    by_owner: HashMap<Arc<str>, usize>,
+    slots: BTreeMap<AgentId, Slot>,
+    known: Slab<Known>,
+    index: Index,
 }
 
 /// An agent, as the store has it, and its pulse, as its home has it.
@@ -29,39 +30,92 @@ pub(crate) struct Known {
     pub(crate) pulse: Pulse,
 }
 
+/// Some agents, in the order of their identifiers.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) agents: Vec<Known>,
+    /// The agents behind this one were not looked at; `None` after the last page.
+    pub(crate) next: Option<AgentId>,
+}
+
 impl Known {
     /// The agent as callers see it.
     pub(crate) fn info(&self) -> AgentInfo {
         self.agent.info(&self.pulse, self.revision.0)
     }
 
-    fn rank(&self) -> Option<Rank> {
+    fn rank(&self) -> Rank {
         Rank::of(self.agent.standing, &self.pulse)
     }
 }
 
 impl Directory {
     pub(crate) fn len(&self) -> usize {
-        self.agents.len()
+        self.slots.len()
     }
 
     /// How many agents `owner` has.
     pub(crate) fn owned_by(&self, owner: &str) -> usize {
-        self.by_owner.get(owner).copied().unwrap_or(0)
+        self.index.count((Kind::Owner, owner))
     }
 
     pub(crate) fn agent(&self, id: AgentId) -> Option<&Known> {
-        self.agents.get(&id)
+        self.slots.get(&id).map(|slot| &self.known[*slot])
     }
 
+    /// Every agent, in the order of identifiers.
     pub(crate) fn agents(&self) -> impl Iterator<Item = &Known> {
-        self.agents.values()
+        self.slots.values().map(|slot| &self.known[*slot])
     }
 
-    /// The agents behind `after`, in the order of their identifiers.
-    pub(crate) fn agents_after(&self, after: Option<AgentId>) -> impl Iterator<Item = &Known> {
+    /// At most `max` agents behind `after` that pass the filter. There may be fewer on a page that is not the last:
+    /// each looks at so many agents only.
+    pub(crate) fn page(&self, filter: &Filter, after: Option<AgentId>, max: usize) -> Page {
+        let Some(question) = self.index.question(filter.terms()) else { return Page::default() };
+        let few = self.index.candidates(&question) <= LOOKED_AT_MAX;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.agents.range((from, Bound::Unbounded)).map(|(_, known)| known)
+        if few {
+            let tiers = self.index.tiers(&question).flat_map(|(_, slots)| slots);
+            let mut candidates: Vec<(AgentId, Slot)> = tiers
+                .map(|slot| (self.known[*slot as usize].agent.id, *slot as usize))
+                .filter(|(id, _)| after.is_none_or(|after| *id > after))
+                .collect();
+            candidates.sort_unstable();
+            self.admitted(filter, &question, candidates.into_iter(), max)
+        } else {
+            let candidates = self.slots.range((from, Bound::Unbounded));
+            let candidates = candidates.map(|(id, slot)| (*id, *slot));
+            self.admitted(filter, &question, candidates, max)
+        }
+    }
+
+    /// The first of these that the filter lets through.
+    fn admitted(
+        &self,
+        filter: &Filter,
+        question: &Question,
+        mut candidates: impl Iterator<Item = (AgentId, Slot)>,
+        max: usize,
+    ) -> Page {
+        let mut page = Page::default();
+        for (id, slot) in candidates.by_ref().take(LOOKED_AT_MAX) {
+            page.agents.extend(self.admit(filter, question, slot).cloned());
+            if page.agents.len() >= max {
+                page.next = Some(id);
+                return page;
+            }
+            page.next = Some(id);
+        }
+        if candidates.next().is_none() {
+            page.next = None;
+        }
+        page
+    }
+
+    fn admit(&self, filter: &Filter, question: &Question, slot: Slot) -> Option<&Known> {
+        // The agent itself lies somewhere else, and its names in many places: it is looked at only if it has to be.
+        let known = self.index.has_all(slot, question).then(|| &self.known[slot]);
+        known.filter(|known| filter.is_terms_alone() || filter.admits(&known.agent))
     }
 
     /// The store has this record now. Returns the one before it.
@@ -71,86 +125,45 @@ impl Directory {
         // A heartbeat may have come after the decision that this record reports, within the same second.
         let newer = |old: &Known| old.pulse.last_seen >= agent.pulse.last_seen;
         let pulse = before.as_ref().filter(|old| newer(old)).map_or(agent.pulse, |old| old.pulse);
-        *self.by_owner.entry(Arc::clone(&agent.owner)).or_default() += 1;
         let known = Known { agent, revision, pulse };
-        self.rank(&known);
-        self.agents.insert(id, known);
+        let entry = self.known.vacant_entry();
+        self.index.insert(entry.key(), known.rank(), known.agent.terms());
+        self.slots.insert(id, entry.key());
+        entry.insert(known);
         before.map(|before| before.agent)
     }
 
     /// The store has no such record any more. Returns the last one.
     pub(crate) fn remove(&mut self, id: AgentId) -> Option<Known> {
-        let known = self.agents.remove(&id)?;
-        self.unrank(&known);
-        if let Some(count) = self.by_owner.get_mut(&known.agent.owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_owner.remove(&known.agent.owner);
-            }
-        }
-        Some(known)
+        let slot = self.slots.remove(&id)?;
+        self.index.remove(slot);
+        Some(self.known.remove(slot))
     }
 
     /// The agent was heard.
-    pub(crate) fn beat(&mut self, id: AgentId, pulse: Pulse) {
-        let Some(known) = self.agents.get(&id) else { return };
-        let (was, mut now) = (known.rank(), known.clone());
-        now.pulse = pulse;
-        if was != now.rank() {
-            self.unrank(&known.clone());
-            self.rank(&now);
-        }
-        self.agents.insert(id, now);
+    pub(crate) fn beat(&mut self, id: AgentId, pulse: Pulse) -> Option<&Known> {
+        let slot = *self.slots.get(&id)?;
+        let known = &mut self.known[slot];
+        known.pulse = pulse;
+        self.index.rank(slot, known.rank());
+        Some(known)
     }
 
     /// The best `limit` agents that have the filter's capabilities and pass it; chance decides between equals.
     pub(crate) fn discover(&self, filter: &Filter, limit: usize, chance: u64) -> Vec<&Known> {
-        let Some(ranking) = self.narrowest(filter) else { return Vec::new() };
-        discovery::best(ranking, limit, chance, |id| {
-            let known = self.agents.get(&id)?;
-            filter.admits(&known.agent).then_some(known)
+        let Some(question) = self.index.question(filter.terms()) else { return Vec::new() };
+        let tiers = self.index.tiers(&question).take_while(|(rank, _)| rank.is_offered());
+        discovery::best(tiers.map(|(_, equals)| equals), limit, chance, |slot| {
+            self.admit(filter, &question, slot as usize)
         })
     }
 
     /// Among how many agents such a question is decided.
     pub(crate) fn candidates(&self, filter: &Filter) -> usize {
-        self.narrowest(filter).map_or(0, BTreeSet::len)
-    }
-
-    /// The shortest ranking in which every agent that can be meant is; `None` if nobody has one of the capabilities.
-    fn narrowest(&self, filter: &Filter) -> Option<&Ranking> {
-        let mut narrowest = &self.ranking;
-        for name in &filter.capabilities {
-            let ranking = self.by_capability.get(name)?;
-            if ranking.len() < narrowest.len() {
-                narrowest = ranking;
-            }
-        }
-        Some(narrowest)
-    }
-
-    fn rank(&mut self, known: &Known) {
-        let Some(rank) = known.rank() else { return };
-        let place = (rank, known.agent.id);
-        self.ranking.insert(place);
-        for name in &known.agent.registration.capabilities {
-            match self.by_capability.get_mut(name) {
-                Some(ranking) => _ = ranking.insert(place),
-                None => _ = self.by_capability.insert(name.clone(), [place].into()),
-            }
-        }
-    }
-
-    fn unrank(&mut self, known: &Known) {
-        let Some(rank) = known.rank() else { return };
-        let place = (rank, known.agent.id);
-        self.ranking.remove(&place);
-        for name in &known.agent.registration.capabilities {
-            let Some(ranking) = self.by_capability.get_mut(name) else { continue };
-            ranking.remove(&place);
-            if ranking.is_empty() {
-                self.by_capability.remove(name);
-            }
-        }
+        let question = self.index.question(filter.terms());
+        question.map_or(0, |question| self.index.candidates(&question))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,16 +14,15 @@ use crate::bounds::Refused;
 use crate::directory::{Directory, Known};
 use crate::filter::Filter;
 use hive_api::registry::Explanation;
-use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashSet};
 
 /// Answers when the caller does not say how many (the predecessor's default).
 const RESULTS_DEFAULT: usize = 5;
 /// Answers at most: beyond this the message would outgrow what a gRPC client accepts by default (4 MiB).
 const RESULTS_MAX: usize = 500;
-/// Agents that are looked at, among equals, for each one that is offered: chance chooses among them.
-const POOL_PER_RESULT: usize = 4;
-const POOL_MIN: usize = 64;
+/// Draws from a tier for each answer that is wanted, and at least: if so many do not suffice, all of it is looked at.
+const DRAWS_PER_RESULT: usize = 4;
+const DRAWS_MIN: usize = 32;
 /// Agents of which is said why they are not offered: enough to see the pattern.
 const EXPLAINED_MAX: usize = 100;
 const PHEROMONE_UNKNOWN: f64 = 0.5;
@@ -52,19 +51,26 @@ impl Score {
 }
 
 /// The place of an agent in every ranking: the smaller, the sooner it is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank(u8);
 
 impl Rank {
-    /// `None` for agents that are not offered.
-    pub(crate) fn of(standing: Standing, pulse: &Pulse) -> Option<Self> {
+    /// Of agents that are not offered.
+    const NOT_OFFERED: Self = Self(u8::MAX);
+
+    pub(crate) fn of(standing: Standing, pulse: &Pulse) -> Self {
         if !standing.is_discoverable() {
-            return None;
+            return Self::NOT_OFFERED;
         }
         // A score lies between 0 and 1, so this is 0 to 100.
         let hundredths = (Score::of(standing, pulse).total * 100.0).round() as u8;
         let suspects_last = if standing == Standing::Suspect { 101 } else { 0 };
-        Some(Self(suspects_last + (100 - hundredths.min(100))))
+        Self(suspects_last + (100 - hundredths.min(100)))
+    }
+
+    /// Whether work may be given to an agent that ranks like this.
+    pub(crate) fn is_offered(self) -> bool {
+        self != Self::NOT_OFFERED
     }
 }
 
@@ -80,32 +86,63 @@ pub(crate) fn limit(max_results: i32) -> Result<usize, Refused> {
     }
 }
 
-/// The first `limit` of a ranking that `admit` lets through. Among equals, `chance` decides.
+/// The first `limit` of those that `admit` lets through, tier by tier. Within a tier, `chance` decides.
 pub(crate) fn best<'a, T>(
-    ranking: &'a BTreeSet<(Rank, AgentId)>,
+    tiers: impl Iterator<Item = &'a [u32]>,
     limit: usize,
     chance: u64,
-    admit: impl Fn(AgentId) -> Option<&'a T>,
+    admit: impl Fn(u32) -> Option<&'a T>,
 ) -> Vec<&'a T> {
     let mut found = Vec::new();
     let mut chance = Chance(chance);
-    let mut rank = ranking.first().map(|(rank, _)| *rank);
-    while let Some(equal) = rank.filter(|_| found.len() < limit) {
+    for equals in tiers {
         let wanted = limit - found.len();
-        let pool_max = POOL_MIN.max(wanted.saturating_mul(POOL_PER_RESULT));
-        // Beginning somewhere in a large pool, and drawing from a part of it, costs the same however many there are.
-        let middle = (equal, AgentId::from_random(chance.bits()));
-        let later = ranking.range(middle..=(equal, AgentId::MAX));
-        let earlier = ranking.range((equal, AgentId::MIN)..middle);
-        let admitted = later.chain(earlier).filter_map(|(_, id)| admit(*id));
-        let mut pool: Vec<&T> = admitted.take(pool_max).collect();
-        while !pool.is_empty() && found.len() < limit {
-            found.push(pool.swap_remove(chance.below(pool.len())));
+        if wanted == 0 {
+            break;
         }
-        let behind = (Bound::Excluded((equal, AgentId::MAX)), Bound::Unbounded);
-        rank = ranking.range(behind).next().map(|(rank, _)| *rank);
+        let drawn = draw(equals, wanted, &mut chance, &admit);
+        found.extend(drawn.unwrap_or_else(|| choose(equals, wanted, &mut chance, &admit)));
     }
     found
+}
+
+/// Draws until there are as many as are wanted; `None` if a reasonable number of draws does not bring them. It costs the
+/// same however many equals there are.
+fn draw<'a, T>(
+    equals: &[u32],
+    wanted: usize,
+    chance: &mut Chance,
+    admit: &impl Fn(u32) -> Option<&'a T>,
+) -> Option<Vec<&'a T>> {
+    let draws = DRAWS_MIN.max(wanted.saturating_mul(DRAWS_PER_RESULT));
+    // Below this, most draws would be repeated ones.
+    if equals.len() < draws.saturating_mul(2) {
+        return None;
+    }
+    let mut drawn = HashSet::with_capacity(wanted);
+    let mut found = Vec::with_capacity(wanted);
+    for _ in 0..draws {
+        let at = chance.below(equals.len());
+        if drawn.insert(at) {
+            found.extend(admit(equals[at]));
+        }
+        if found.len() == wanted {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// Chooses among all that `admit` lets through.
+fn choose<'a, T>(
+    equals: &[u32],
+    wanted: usize,
+    chance: &mut Chance,
+    admit: &impl Fn(u32) -> Option<&'a T>,
+) -> Vec<&'a T> {
+    let mut admitted: Vec<&T> = equals.iter().filter_map(|slot| admit(*slot)).collect();
+    let wanted = wanted.min(admitted.len());
+    (0..wanted).map(|_| admitted.swap_remove(chance.below(admitted.len()))).collect()
 }
 
 /// Why each of `offered` is offered, and then why some of the others are not.
@@ -154,10 +191,6 @@ impl Chance {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
-    }
-
-    fn bits(&mut self) -> u128 {
-        (u128::from(self.next()) << 64) | u128::from(self.next())
     }
 
     /// A place among `count`, which is not 0.

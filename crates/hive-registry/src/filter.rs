@@ -2,11 +2,9 @@
 
 use crate::agent::{Agent, Pairs, Standing};
 use crate::bounds::{self, Refused, excerpt};
+use crate::index::{Kind, Term};
 use hive_api::registry::{AgentFilter, AgentStatus, AgentType};
 use std::collections::HashMap;
-
-/// What an agent counts as that says nothing of its security level.
-const SECURITY_LEVEL: &str = "INTERNAL";
 
 /// Conditions that all must hold. Whatever is empty asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +62,25 @@ impl Filter {
         self.agent_type
     }
 
+    /// What an agent must have, of what agents are found by.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = Term<'_>> {
+        let labels = [
+            (Kind::AgentType, self.agent_type.map_or("", |wanted| wanted.as_str_name())),
+            (Kind::Cluster, &*self.cluster),
+            (Kind::Namespace, &*self.namespace),
+            (Kind::Owner, &*self.spiffe_id),
+            (Kind::SecurityLevel, &*self.security_level),
+            (Kind::Version, &*self.version),
+        ];
+        let capabilities = self.capabilities.iter().map(|name| (Kind::Capability, &**name));
+        labels.into_iter().filter(|(_, wanted)| !wanted.is_empty()).chain(capabilities)
+    }
+
+    /// Whether an agent that has all [`terms`](Self::terms) is admitted whatever else it is.
+    pub(crate) fn is_terms_alone(&self) -> bool {
+        self.metadata.is_empty() && self.status.is_none()
+    }
+
     /// Why `agent` is not what is asked for; `None` if it is.
     pub(crate) fn refuses(&self, agent: &Agent) -> Option<String> {
         let told = &agent.registration;
@@ -93,7 +110,7 @@ impl Filter {
     }
 
     fn refuses_metadata(&self, agent: &Agent) -> Option<String> {
-        let is = agent.metadata("security_level").unwrap_or(SECURITY_LEVEL);
+        let is = agent.security_level();
         if !self.security_level.is_empty() && *self.security_level != *is {
             return Some(format!("its security level is {is}"));
         }

@@ -181,6 +181,11 @@ impl Liveness {
         self.decisions.pop_front()
     }
 
+    /// Whether [`poll_decision`](Self::poll_decision) has something.
+    pub(crate) fn has_decisions(&self) -> bool {
+        !self.decisions.is_empty()
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is wanted next.
     pub(crate) fn poll_timeout(&self) -> Instant {
         let due = self.timers.first().map(|(due, _)| due.saturating_sub(self.listened));

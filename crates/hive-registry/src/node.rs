@@ -86,9 +86,14 @@ impl Node {
         self.frozen.subscribe()
     }
 
-    /// Something follows from a heartbeat.
-    pub(crate) fn disturb(&self) {
-        self.restless.notify_one();
+    /// Changes the replica, and sees to what follows from that.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Replica) -> T) -> T {
+        let mut replica = self.replica();
+        let answer = change(&mut replica);
+        if replica.is_restless() {
+            self.restless.notify_one();
+        }
+        answer
     }
 
     /// Makes a change, and waits until this replica has it.
@@ -161,10 +166,9 @@ impl Node {
             *delay = RETRY_MIN;
         }
         let revision = revision(&item);
-        if let Err(wrong) = self.replica().fold(now(), item) {
+        if let Err(wrong) = self.change(|replica| replica.fold(now(), item)) {
             tracing::error!(wrong, "a record of the store cannot be read and is passed over");
         }
-        self.disturb();
         // Before the end of a snapshot, only its end is a position to resume from.
         if let Some((revision, _)) = revision.filter(|(_, sync)| *sync || self.is_synced()) {
             self.folded_up_to(revision);
@@ -246,8 +250,7 @@ impl Node {
             Err(StoreError::Conflict) => Written::Conflict,
             Err(_) => Written::Unknown,
         };
-        self.replica().written(id, what);
-        self.disturb();
+        self.change(|replica| replica.written(id, what));
     }
 
     fn note(&self, id: AgentId, vital: Vital) {

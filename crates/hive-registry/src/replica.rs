@@ -222,6 +222,11 @@ impl Replica {
         self.liveness.poll_timeout()
     }
 
+    /// Whether [`poll_act`](Self::poll_act) may have something. Most heartbeats change nothing that anybody has to do.
+    pub(crate) fn is_restless(&self) -> bool {
+        !self.heard.is_empty() || self.liveness.has_decisions()
+    }
+
     /// The next thing to do.
     pub(crate) fn poll_act(&mut self) -> Option<Act> {
         while let Some(id) = self.heard.pop_first() {
@@ -313,9 +318,8 @@ impl Replica {
     }
 
     fn hear(&mut self, now: Now, id: AgentId, pulse: Pulse) {
-        self.directory.beat(id, pulse);
         self.liveness.heard(now.monotonic, id);
-        let Some(known) = self.directory.agent(id) else { return };
+        let Some(known) = self.directory.beat(id, pulse) else { return };
         if known.agent.home != self.me || known.agent.standing != standing(known) {
             self.heard.insert(id);
         }

@@ -3,7 +3,9 @@
 use crate::agent::AgentId;
 use crate::attend::{self, Desk};
 use crate::bounds::{self, Refused};
+use crate::directory::Known;
 use crate::discovery;
+use crate::encoding;
 use crate::filter::Filter;
 use crate::import;
 use crate::node::{Node, now};
@@ -21,6 +23,7 @@ use hive_api::registry::{
 };
 use hive_security::serve;
 use prost::Message;
+use prost::bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,9 +72,8 @@ impl Registry {
         let HeartbeatRequest { agent_id, telemetry } = heartbeat;
         let (began, now) = (Instant::now(), now());
         let heard = AgentId::parse("agent_id", &agent_id)
-            .and_then(|id| node.replica().heartbeat(now, caller, id, telemetry));
+            .and_then(|id| node.change(|replica| replica.heartbeat(now, caller, id, telemetry)));
         node.metrics.beat(began, heard.as_ref().ok().copied());
-        node.disturb();
         let last_seen = now.wall_s;
         match heard {
             Ok((_, standing)) => HeartbeatResult {
@@ -86,6 +88,25 @@ impl Registry {
                 HeartbeatResult { agent_id, code, error, ..HeartbeatResult::default() }
             }
         }
+    }
+
+    /// Who may do what is asked for: a `DiscoverAgentsResponse`, encoded.
+    pub(crate) fn discovered(&self, request: DiscoverAgentsRequest) -> Result<Bytes, Status> {
+        let began = Instant::now();
+        let DiscoverAgentsRequest { capabilities, filters, max_results, filter, explain } = request;
+        let filter = Filter::read(filter, filters)?.and_capabilities(capabilities)?;
+        let limit = discovery::limit(max_results)?;
+        let node = self.synced()?;
+        let (found, candidates, explanations) = {
+            let replica = node.replica();
+            let directory = replica.directory();
+            let found = directory.discover(&filter, limit, rand::random());
+            let explained = explain.then(|| discovery::explain(directory, &filter, &found));
+            let found: Vec<Known> = found.into_iter().cloned().collect();
+            (found, directory.candidates(&filter), explained.unwrap_or_default())
+        };
+        node.metrics.discovered(filter.agent_type(), began, candidates, found.len());
+        Ok(encoding::discovered(&found, &explanations))
     }
 
     /// A watch, and the stream of its encoded events.
@@ -118,7 +139,8 @@ impl ServiceRegistry for Registry {
             key => AgentId::of_instance(&owner, key),
         };
         let agent_type = registration.agent_type;
-        let registering = node.replica().register(now(), &owner, id, registration, telemetry)?;
+        let registering =
+            node.change(|replica| replica.register(now(), &owner, id, registration, telemetry))?;
         let (registered_at, revision) = match registering {
             Registering::Same { registered_at, revision } => (registered_at, revision),
             Registering::Write { registered_at, change } => {
@@ -200,22 +222,9 @@ impl ServiceRegistry for Registry {
         &self,
         request: Request<DiscoverAgentsRequest>,
     ) -> Result<Response<DiscoverAgentsResponse>, Status> {
-        let began = Instant::now();
-        let DiscoverAgentsRequest { capabilities, filters, max_results, filter, explain } =
-            request.into_inner();
-        let filter = Filter::read(filter, filters)?.and_capabilities(capabilities)?;
-        let limit = discovery::limit(max_results)?;
-        let node = self.synced()?;
-        let (agents, candidates, explanations) = {
-            let replica = node.replica();
-            let directory = replica.directory();
-            let found = directory.discover(&filter, limit, rand::random());
-            let explained = explain.then(|| discovery::explain(directory, &filter, &found));
-            let agents: Vec<AgentInfo> = found.into_iter().map(|known| known.info()).collect();
-            (agents, directory.candidates(&filter), explained.unwrap_or_default())
-        };
-        node.metrics.discovered(filter.agent_type(), began, candidates, agents.len());
-        Ok(Response::new(DiscoverAgentsResponse { agents, ranked: true, explanations }))
+        let encoded = self.discovered(request.into_inner())?;
+        let answer = DiscoverAgentsResponse::decode(encoded);
+        Ok(Response::new(answer.map_err(|error| Status::internal(error.to_string()))?))
     }
 
     async fn get_agent(
@@ -243,12 +252,15 @@ impl ServiceRegistry for Registry {
         };
         let node = self.synced()?;
         let revision = node.log().latest().0;
-        let replica = node.replica();
-        let wanted =
-            replica.directory().agents_after(after).filter(|known| filter.admits(&known.agent));
-        let mut agents: Vec<AgentInfo> =
-            wanted.take(size.saturating_add(1)).map(|known| known.info()).collect();
-        drop(replica);
+        let mut agents: Vec<AgentInfo> = Vec::new();
+        let mut page = node.replica().directory().page(&filter, after, size + 1);
+        loop {
+            agents.extend(page.agents.iter().map(Known::info));
+            let missing = (size + 1).saturating_sub(agents.len());
+            let Some(last) = page.next.filter(|_| missing > 0) else { break };
+            tokio::task::yield_now().await;
+            page = node.replica().directory().page(&filter, Some(last), missing);
+        }
         let mut next_page_token = String::new();
         if agents.len() > size {
             if page_size == 0 {
@@ -329,9 +341,7 @@ impl ServiceRegistry for Registry {
 }
 
 /// The events of a watch, until it ends with an error.
-pub(crate) fn encoded(
-    watching: Watching,
-) -> impl Stream<Item = Result<prost::bytes::Bytes, Status>> {
+pub(crate) fn encoded(watching: Watching) -> impl Stream<Item = Result<Bytes, Status>> {
     futures_util::stream::unfold(Some(watching), |watching| async {
         let mut watching = watching?;
         match watching.next().await {

@@ -1,6 +1,7 @@
 //! What has changed, for those who follow: the latest events, in the order of their revisions.
 
 use crate::agent::{Agent, Pulse};
+use crate::encoding;
 use crate::filter::Filter;
 use crate::store::Revision;
 use hive_api::registry::{AgentChangeEvent, EventType};
@@ -49,13 +50,11 @@ impl Event {
         let event_type = if deregistered { EventType::Deregistered } else { agent.cause };
         let told = AgentChangeEvent {
             event_type: event_type.into(),
-            agent: Some(agent.info(&agent.pulse, revision.0)),
             timestamp: at,
             revision: revision.0,
-            left: false,
-            snapshot: false,
+            ..AgentChangeEvent::default()
         };
-        let encoded = told.encode_to_vec().into();
+        let encoded = encoding::event(&told, &agent, &agent.pulse, revision.0);
         Self { revision, agent, before, deregistered, encoded }
     }
 
@@ -90,14 +89,13 @@ impl Event {
 pub(crate) fn snapshot(agent: &Agent, pulse: &Pulse, revision: Revision) -> Bytes {
     let told = AgentChangeEvent {
         event_type: EventType::Registered.into(),
-        agent: Some(agent.info(pulse, revision.0)),
         timestamp: agent.registered_at,
         // A watch that is cut within its snapshot has nothing to resume from.
         revision: 0,
-        left: false,
         snapshot: true,
+        ..AgentChangeEvent::default()
     };
-    told.encode_to_vec().into()
+    encoding::event(&told, agent, pulse, revision.0)
 }
 
 /// The event that says that what was true when the watch began has been sent.

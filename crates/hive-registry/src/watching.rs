@@ -5,6 +5,7 @@
 
 use crate::agent::Agent;
 use crate::agent::AgentId;
+use crate::directory::Known;
 use crate::filter::Filter;
 use crate::node::{Node, now};
 use crate::replica::Now;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-/// Agents that are read at once under the lock, and events that are taken at once from the log.
+/// Agents of a snapshot that are told at once, and events that are taken at once from the log.
 const AGENTS_AT_ONCE: usize = 256;
 const EVENTS_AT_ONCE: usize = 64;
 /// How long this replica may take to reach a revision that another one has told already.
@@ -94,6 +95,8 @@ impl Watching {
             Phase::Snapshot { after } => {
                 let after = *after;
                 self.read_agents(after);
+                // Many watches may begin at once, and others have to be served between their pages.
+                tokio::task::yield_now().await;
                 Ok(())
             }
             Phase::Past { feed } => {
@@ -109,17 +112,11 @@ impl Watching {
     }
 
     fn read_agents(&mut self, after: Option<AgentId>) {
-        let node = Arc::clone(&self.node);
-        let replica = node.replica();
-        let mut last = None;
-        for known in replica.directory().agents_after(after).take(AGENTS_AT_ONCE) {
-            last = Some(known.agent.id);
-            if self.filter.admits(&known.agent) {
-                let event = watch::snapshot(&known.agent, &known.pulse, known.revision);
-                self.ready.push_back(event);
-            }
-        }
-        self.phase = match last {
+        let page = self.node.replica().directory().page(&self.filter, after, AGENTS_AT_ONCE);
+        // Encoded once the lock is given back.
+        let told = |known: &Known| watch::snapshot(&known.agent, &known.pulse, known.revision);
+        self.ready.extend(page.agents.iter().map(told));
+        self.phase = match page.next {
             Some(last) => Phase::Snapshot { after: Some(last) },
             None => self.synced(),
         };

@@ -1,22 +1,24 @@
-//! The generated service, with two things done differently on the wire.
+//! The generated service, with three things done differently on the wire.
 //!
-//! A watch sends events that were encoded once for all watches. And a request that cannot be decoded is the caller's
+//! A watch sends events that were encoded once for all watches, and a discovery is answered with bytes that were never a
+//! message. And a request that cannot be decoded is the caller's
 //! mistake, `INVALID_ARGUMENT` with the name of the field, while tonic calls it an internal error; one that is too
 //! large is `RESOURCE_EXHAUSTED`, for `OUT_OF_RANGE` means something else here.
 
-use crate::service::{Outgoing, Registry, encoded};
-use hive_api::registry::WatchAgentsRequest;
+use crate::service::{self, Outgoing, Registry};
 use hive_api::registry::service_registry_server::ServiceRegistryServer;
+use hive_api::registry::{DiscoverAgentsRequest, WatchAgentsRequest};
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
 use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::{Request, Response};
-use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
 use tower::Service;
 
@@ -24,6 +26,7 @@ use tower::Service;
 pub(crate) const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// What a gRPC client accepts by default.
 const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+const DISCOVER: &str = "DiscoverAgents";
 const WATCH: &str = "WatchAgents";
 /// How prost and tonic begin what they say of a request that they cannot take.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
@@ -65,19 +68,29 @@ impl Service<Request<Body>> for Wire {
             node.metrics.called(&method, Status::from_header_map(answer.headers()).is_some());
             mended(answer)
         };
-        if request.uri().path().rsplit('/').next() == Some(WATCH) {
-            let watches = Watches(self.registry.clone());
-            return Box::pin(async move {
-                let mut grpc = Grpc::new(EventCodec).apply_max_message_size_config(
-                    Some(REQUEST_BYTES_MAX),
-                    Some(RESPONSE_BYTES_MAX),
-                );
-                Ok(told(grpc.server_streaming(watches, request).await))
-            });
+        match request.uri().path().rsplit('/').next() {
+            Some(DISCOVER) => {
+                let discoveries = Discoveries(self.registry.clone());
+                Box::pin(async move { Ok(told(encoded().unary(discoveries, request).await)) })
+            }
+            Some(WATCH) => {
+                let watches = Watches(self.registry.clone());
+                Box::pin(
+                    async move { Ok(told(encoded().server_streaming(watches, request).await)) },
+                )
+            }
+            _ => {
+                let answer = self.generated.call(request);
+                Box::pin(async move { answer.await.map(told) })
+            }
         }
-        let answer = self.generated.call(request);
-        Box::pin(async move { answer.await.map(told) })
     }
+}
+
+/// Serves methods that answer in bytes.
+fn encoded<T: Message + Default + 'static>() -> Grpc<Encoded<T>> {
+    Grpc::new(Encoded(PhantomData))
+        .apply_max_message_size_config(Some(REQUEST_BYTES_MAX), Some(RESPONSE_BYTES_MAX))
 }
 
 /// The answer, with the status that fits.
@@ -108,46 +121,59 @@ impl ServerStreamingService<WatchAgentsRequest> for Watches {
         let registry = self.0.clone();
         Box::pin(async move {
             let watching = registry.watching(request.into_inner()).await?;
-            let events: Self::ResponseStream = Box::pin(encoded(watching));
+            let events: Self::ResponseStream = Box::pin(service::encoded(watching));
             Ok(tonic::Response::new(events))
         })
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct EventCodec;
+/// `DiscoverAgents`, whose answer is bytes already.
+struct Discoveries(Registry);
 
-impl Codec for EventCodec {
+impl UnaryService<DiscoverAgentsRequest> for Discoveries {
+    type Response = Bytes;
+    type Future = std::future::Ready<Result<tonic::Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<DiscoverAgentsRequest>) -> Self::Future {
+        std::future::ready(self.0.discovered(request.into_inner()).map(tonic::Response::new))
+    }
+}
+
+/// Requests that are decoded, and answers that are encoded already.
+#[derive(Debug)]
+struct Encoded<T>(PhantomData<fn() -> T>);
+
+impl<T: Message + Default + 'static> Codec for Encoded<T> {
     type Encode = Bytes;
-    type Decode = WatchAgentsRequest;
+    type Decode = T;
     type Encoder = Self;
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        *self
+        Self(PhantomData)
     }
 
     fn decoder(&mut self) -> Self {
-        *self
+        Self(PhantomData)
     }
 }
 
-impl Encoder for EventCodec {
+impl<T> Encoder for Encoded<T> {
     type Item = Bytes;
     type Error = Status;
 
-    fn encode(&mut self, event: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(event);
+    fn encode(&mut self, answer: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(answer);
         Ok(())
     }
 }
 
-impl Decoder for EventCodec {
-    type Item = WatchAgentsRequest;
+impl<T: Message + Default> Decoder for Encoded<T> {
+    type Item = T;
     type Error = Status;
 
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<WatchAgentsRequest>, Status> {
-        let request = WatchAgentsRequest::decode(from.copy_to_bytes(from.remaining()));
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
+        let request = T::decode(from.copy_to_bytes(from.remaining()));
         request.map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 }

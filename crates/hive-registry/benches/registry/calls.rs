@@ -55,6 +55,10 @@ impl Times {
         Self { took, lasted }
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.took.len()
+    }
+
     pub(crate) fn print(&self, what: &str, of_each: usize) {
         let rate = (self.took.len() * of_each) as f64 / self.lasted.as_secs_f64();
         let (p50, p99) = (self.at(0.5), self.at(0.99));

@@ -90,26 +90,76 @@ pub(crate) async fn run(options: &Options) {
 async fn measure<W: Way>(kind: &str, ways: &[W], server: &Server, options: &Options) {
     let few = &ways[..CONNECTIONS];
     for number in &options.watchers {
-        let times = watchers::measure(&ways[CONNECTIONS - 1..], *number).await;
-        let (p50, p99) = (times.at(0.5), times.at(0.99));
-        println!(
-            "{kind}, {number:>6} watchers: an event is there after p50 {p50:.2} ms, p99 {p99:.2} ms"
-        );
+        watch(kind, ways, *number).await;
     }
     let before = server.resident_mib();
+    let spent = Spent::begin(server);
     let (times, ids) = calls::register(few, options.agents).await;
     times.print(&format!("{kind}, register"), 1);
+    spent.print(times.count());
     let after = server.resident_mib();
     println!(
         "{kind}, {} agents: {before:.0} MiB resident before, {after:.0} MiB with them",
         ids.len()
     );
     let lasts = options.lasts;
-    calls::heartbeat(few, &ids, lasts).await.print(&format!("{kind}, heartbeat"), 1);
+    let spent = Spent::begin(server);
+    let one_by_one = calls::heartbeat(few, &ids, lasts).await;
+    one_by_one.print(&format!("{kind}, heartbeat"), 1);
+    spent.print(one_by_one.count());
+    let spent = Spent::begin(server);
     let many = calls::heartbeat_many(few, &ids, lasts).await;
     many.print(&format!("{kind}, heartbeats, {} in a call", calls::MANY), calls::MANY);
-    calls::discover(few, lasts).await.print(&format!("{kind}, discover"), 1);
+    spent.print(many.count());
+    let spent = Spent::begin(server);
+    let discovered = calls::discover(few, lasts).await;
+    discovered.print(&format!("{kind}, discover"), 1);
+    spent.print(discovered.count());
+    for number in &options.watchers {
+        watch(&format!("{kind}, with all agents"), ways, *number).await;
+    }
     println!("{kind}, at the end: {:.0} MiB resident", server.resident_mib());
+}
+
+async fn watch<W: Way>(kind: &str, ways: &[W], number: usize) {
+    let times = watchers::measure(&ways[CONNECTIONS - 1..], number).await;
+    let (p50, p99) = (times.at(0.5), times.at(0.99));
+    println!(
+        "{kind}, {number:>6} watchers: an event is there after p50 {p50:.2} ms, p99 {p99:.2} ms"
+    );
+}
+
+/// What both sides have used of the processors so far.
+struct Spent {
+    server: u32,
+    callers: f64,
+    servers: f64,
+}
+
+impl Spent {
+    fn begin(server: &Server) -> Self {
+        let server = server.child.id().unwrap();
+        Self { server, callers: processor_s("self"), servers: processor_s(&server.to_string()) }
+    }
+
+    /// What each of these calls cost.
+    fn print(&self, calls: usize) {
+        let each = |seconds: f64| seconds / calls as f64 * 1e6;
+        let servers = each(processor_s(&self.server.to_string()) - self.servers);
+        let callers = each(processor_s("self") - self.callers);
+        println!(
+            "    of a processor, for each call: the server {servers:.1} µs, its callers {callers:.1} µs"
+        );
+    }
+}
+
+/// The processor time of all threads of a process, in seconds (proc_pid_stat(5), fields 14 and 15).
+fn processor_s(process: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, after_name) = stat.rsplit_once(')').unwrap();
+    let fields = after_name.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / 100.0
 }
 
 async fn attach(authority: &Authority) -> Workload {

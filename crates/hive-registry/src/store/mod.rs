@@ -168,6 +168,16 @@ pub(crate) enum FeedItem {
     Replicas(BTreeSet<ReplicaId>),
 }
 
+impl FeedItem {
+    /// Of the change that it tells; `None` if it tells none.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        match self {
+            Self::Delete { revision, .. } | Self::Put { revision, .. } => Some(*revision),
+            Self::InSync { .. } | Self::Replicas(_) => None,
+        }
+    }
+}
+
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {

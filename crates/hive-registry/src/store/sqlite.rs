@@ -10,17 +10,17 @@ pub(crate) use writer::Writer;
 
 use super::{Change, Feed, Revision, Store, StoreError};
 use crate::agent::ReplicaId;
-use feed::Readers;
-use sqlx::ConnectOptions;
+use feed::{COMMITS_MAX, Readers};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{ConnectOptions, SqliteExecutor};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use writer::{QUEUE_MAX, Request};
 
 /// Locked for as long as the file is open. The kernel lets go of it when the process dies.
@@ -92,10 +92,17 @@ impl Sqlite {
             .max_connections(READERS_MAX)
             .acquire_timeout(READER_DEADLINE)
             .connect_lazy_with(options.create_if_missing(false).read_only(true));
-        let (committed, commits) = watch::channel(latest);
+        let (committed, _) = broadcast::channel(COMMITS_MAX);
         let (sender, requests) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer { connection, requests, committed, changes_max, _lock: lock };
-        let readers = Readers { replica, pool, commits };
+        let readers = Readers { replica, pool, commits: committed.clone() };
+        let writer = Writer {
+            connection,
+            requests,
+            latest: Some(latest),
+            committed,
+            changes_max,
+            _lock: lock,
+        };
         Ok((Self { requests: sender, readers }, writer))
     }
 }
@@ -137,8 +144,12 @@ async fn begin_history(connection: &mut SqliteConnection) -> Result<Revision, sq
         .bind(begin)
         .execute(&mut *connection)
         .await?;
-    let latest: i64 =
-        sqlx::query_scalar("SELECT latest FROM position").fetch_one(connection).await?;
+    latest(connection).await
+}
+
+/// The revision of the last change that is committed.
+async fn latest(look: impl SqliteExecutor<'_>) -> Result<Revision, sqlx::Error> {
+    let latest = sqlx::query_scalar("SELECT latest FROM position").fetch_one(look).await?;
     Ok(revision(latest))
 }
 

@@ -442,11 +442,12 @@ impl World {
         let directory = self.seats[seat].replica.directory();
         let meant = directory.agents().filter(|known| filter.admits(&known.agent));
         let rank = |known: &crate::directory::Known| Rank::of(known.agent.standing, &known.pulse);
-        let mut expected: Vec<Rank> = meant.filter_map(rank).collect();
+        let offered = |rank: &Rank| rank.is_offered();
+        let mut expected: Vec<Rank> = meant.map(rank).filter(offered).collect();
         expected.sort();
         let all = directory.discover(&filter, usize::MAX, chance);
         let ranks = |found: &[&crate::directory::Known]| {
-            found.iter().filter_map(|known| rank(known)).collect::<Vec<_>>()
+            found.iter().map(|known| rank(known)).collect::<Vec<_>>()
         };
         assert!(all.iter().all(|known| known.agent.standing.is_discoverable()));
         assert_eq!(ranks(&all), expected);

@@ -1,14 +1,16 @@
 //! What followers read: every record in one look at the file, or the changes since, and then each commit.
 
 use super::writer::{id, record};
-use super::{revision, signed, unavailable};
+use super::{latest, revision, signed, unavailable};
 use crate::agent::ReplicaId;
 use crate::store::{Feed, FeedItem, Revision, StoreError};
 use futures_util::TryStreamExt;
 use prost::bytes::Bytes;
 use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use tokio::sync::{mpsc, watch};
+use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
 
 /// Items under way to one follower, and changes that are read at once.
 const FEED_MAX: usize = 256;
@@ -19,12 +21,19 @@ pub(super) struct Readers {
     /// The one replica that there is.
     pub(super) replica: ReplicaId,
     pub(super) pool: SqlitePool,
-    pub(super) commits: watch::Receiver<Revision>,
+    pub(super) commits: broadcast::Sender<Commit>,
 }
+
+/// The changes of one transaction, in the order of their revisions.
+pub(super) type Commit = Arc<[FeedItem]>;
+
+/// Commits that a follower may be behind before it reads from the file what it missed.
+pub(super) const COMMITS_MAX: usize = 16;
 
 /// One follower.
 struct Follower {
     readers: Readers,
+    commits: broadcast::Receiver<Commit>,
     items: mpsc::Sender<Result<FeedItem, StoreError>>,
 }
 
@@ -37,12 +46,14 @@ enum End {
 
 impl Readers {
     pub(super) async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError> {
+        // Before the file is looked at, so that nothing can come in between unseen.
+        let commits = self.commits.subscribe();
         let latest = match from {
             Some(from) => Some((from, self.latest_since(from).await?)),
             None => None,
         };
         let (sender, items) = mpsc::channel(FEED_MAX);
-        let follower = Follower { readers: self.clone(), items: sender };
+        let follower = Follower { readers: self.clone(), commits, items: sender };
         tokio::spawn(follower.run(latest));
         Ok(Feed::new(items))
     }
@@ -84,22 +95,23 @@ impl Follower {
         };
         self.send(FeedItem::InSync { revision: at }).await?;
         loop {
-            let latest = self.next_commit(at).await?;
-            at = self.changes(at, latest).await?;
+            at = match self.next_commit().await? {
+                Some(commit) => self.pass_on(at, &commit).await?,
+                None => self.changes(at, self.latest().await?).await?,
+            };
         }
     }
 
     /// Every record, and the revision of this look at the file.
     async fn snapshot(&self) -> Result<Revision, End> {
         let mut look = self.readers.pool.begin().await?;
-        let latest: i64 =
-            sqlx::query_scalar("SELECT latest FROM position").fetch_one(&mut *look).await?;
+        let latest = latest(&mut *look).await?;
         let mut rows = sqlx::query("SELECT id, value, revision FROM records").fetch(&mut *look);
         while let Some(row) = rows.try_next().await? {
             let (id, record) = record(&row)?;
             self.send(FeedItem::Put { id, value: record.value, revision: record.revision }).await?;
         }
-        Ok(revision(latest))
+        Ok(latest)
     }
 
     /// The changes behind `at` up to `until`, and where that is.
@@ -132,14 +144,35 @@ impl Follower {
         Ok(at.max(until))
     }
 
-    async fn next_commit(&mut self, at: Revision) -> Result<Revision, End> {
+    /// The next commit; `None` if some were missed.
+    async fn next_commit(&mut self) -> Result<Option<Commit>, End> {
         tokio::select! {
-            latest = self.readers.commits.wait_for(|latest| *latest > at) => match latest {
-                Ok(latest) => Ok(*latest),
-                Err(_) => Err(End::Failed(StoreError::Cut)),
+            commit = self.commits.recv() => match commit {
+                Ok(commit) => Ok(Some(commit)),
+                Err(RecvError::Lagged(_)) => Ok(None),
+                Err(RecvError::Closed) => Err(End::Failed(StoreError::Cut)),
             },
             () = self.items.closed() => Err(End::Unread),
         }
+    }
+
+    /// Tells the changes of a commit that lie behind `at`, and what lies between from the file.
+    async fn pass_on(&self, mut at: Revision, commit: &[FeedItem]) -> Result<Revision, End> {
+        for item in commit {
+            let Some(revision) = item.revision().filter(|revision| *revision > at) else {
+                continue;
+            };
+            self.changes(at, Revision(revision.0 - 1)).await?;
+            self.send(item.clone()).await?;
+            at = revision;
+        }
+        Ok(at)
+    }
+
+    async fn latest(&self) -> Result<Revision, End> {
+        let latest: i64 =
+            sqlx::query_scalar("SELECT latest FROM position").fetch_one(&self.readers.pool).await?;
+        Ok(revision(latest))
     }
 
     async fn send(&self, item: FeedItem) -> Result<(), End> {

@@ -1,5 +1,6 @@
 //! The task that writes: decides about what came together, commits it once, and answers each.
 
+use super::feed::Commit;
 use super::{revision, signed};
 use crate::agent::AgentId;
 use crate::store::{Change, FeedItem, Record, Revision, StoreError};
@@ -9,7 +10,7 @@ use sqlx::{Connection, QueryBuilder, Row, Sqlite};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// Changes in one transaction: its statements stay far below SQLite's limit of 32,766 parameters.
 const BATCH_MAX: usize = 512;
@@ -21,7 +22,9 @@ pub(super) const QUEUE_MAX: usize = 2 * BATCH_MAX;
 pub(crate) struct Writer {
     pub(super) connection: SqliteConnection,
     pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) committed: watch::Sender<Revision>,
+    /// The revision of the last change, for nobody else writes; `None` when a commit failed, which may be made or not.
+    pub(super) latest: Option<Revision>,
+    pub(super) committed: broadcast::Sender<Commit>,
     /// How many changes are kept for those who come back.
     pub(super) changes_max: u64,
     pub(super) _lock: File,
@@ -74,13 +77,18 @@ impl Writer {
         changes: Vec<Change>,
     ) -> Result<Vec<Result<Revision, StoreError>>, sqlx::Error> {
         let mut transaction = self.connection.begin().await?;
+        let latest = match self.latest.take() {
+            Some(latest) => latest,
+            None => super::latest(&mut *transaction).await?,
+        };
         let mut batch = Batch {
-            latest: latest(&mut transaction).await?,
+            latest,
             records: records(&mut transaction, &changes).await?,
             accepted: Vec::new(),
         };
         let answers = changes.into_iter().map(|change| batch.take(change)).collect();
         if batch.accepted.is_empty() {
+            self.latest = Some(latest);
             return Ok(answers);
         }
         // Each number of changes makes statements of their own, which are not worth being kept.
@@ -89,7 +97,9 @@ impl Writer {
         }
         advance(&mut transaction, batch.latest, self.changes_max).await?;
         transaction.commit().await?;
-        self.committed.send_replace(batch.latest);
+        self.latest = Some(batch.latest);
+        // Nobody may follow at this moment.
+        _ = self.committed.send(batch.accepted.into());
         Ok(answers)
     }
 }
@@ -157,11 +167,6 @@ fn row(item: &FeedItem) -> Option<(Revision, AgentId, bool, &Bytes)> {
     }
 }
 
-async fn latest(connection: &mut SqliteConnection) -> Result<Revision, sqlx::Error> {
-    let latest = sqlx::query_scalar("SELECT latest FROM position").fetch_one(connection).await?;
-    Ok(revision(latest))
-}
-
 /// The records that the changes are about, as they are.
 async fn records(
     connection: &mut SqliteConnection,
@@ -201,11 +206,8 @@ async fn advance(
     latest: Revision,
     changes_max: u64,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE position SET latest = ?")
+    sqlx::query("UPDATE position SET latest = ?; DELETE FROM changes WHERE revision <= ?")
         .bind(signed(latest))
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query("DELETE FROM changes WHERE revision <= ?")
         .bind(signed(Revision(latest.0.saturating_sub(changes_max))))
         .execute(connection)
         .await?;
