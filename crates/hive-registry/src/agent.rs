@@ -17,9 +17,10 @@ pub(crate) const SCHEMA_VERSION: i32 = 2;
 const SECURITY_LEVEL: &str = "INTERNAL";
 /// What an agent that has executed nothing counts as: neither good nor bad.
 const UNTRIED: f64 = 0.5;
-/// Below this share of successes an agent is avoided, and below the second it is not used.
-const DEGRADED_BELOW: f64 = 0.5;
-const UNHEALTHY_BELOW: f64 = 0.3;
+/// Below these shares of successes an agent is not used, or avoided.
+const WORSE_BELOW: [f64; 2] = [0.3, 0.5];
+/// One that was so has to do a little better before it counts as better: at a threshold, each heartbeat would be a write.
+const BETTER_FROM: [f64; 2] = [0.35, 0.55];
 
 /// The identifier of an agent, a UUID. Ordered as its text is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,11 +128,26 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
-    /// How an agent that is heard stands: its telemetry decides.
+    /// How an agent stands that is heard for the first time, or again: its telemetry decides.
     pub(crate) fn by_success(rate: f64) -> Self {
-        if rate < UNHEALTHY_BELOW {
+        Self::between(WORSE_BELOW, rate)
+    }
+
+    /// How an agent that stood so, and is heard, stands now.
+    pub(crate) fn after(self, rate: f64) -> Self {
+        match self {
+            Self::Dead | Self::Suspect => Self::by_success(rate),
+            // In this order, the worse is the greater.
+            Self::Degraded | Self::Healthy | Self::Unhealthy => {
+                self.clamp(Self::by_success(rate), Self::between(BETTER_FROM, rate))
+            }
+        }
+    }
+
+    fn between([unhealthy_below, degraded_below]: [f64; 2], rate: f64) -> Self {
+        if rate < unhealthy_below {
             Self::Unhealthy
-        } else if rate < DEGRADED_BELOW {
+        } else if rate < degraded_below {
             Self::Degraded
         } else {
             Self::Healthy

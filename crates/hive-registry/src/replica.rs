@@ -192,8 +192,9 @@ impl Replica {
         let known = self.owned(caller, id)?;
         let agent_type = known.agent.registration.agent_type;
         let pulse = pulse(now, telemetry, Some(known));
+        let standing = known.agent.standing.after(pulse.success_rate());
         self.hear(now, id, pulse);
-        Ok((agent_type, Standing::by_success(pulse.success_rate())))
+        Ok((agent_type, standing))
     }
 
     /// What is to be written so that `caller` does not have this agent any more.
@@ -401,7 +402,7 @@ fn owned_already(id: AgentId, owner: &str) -> Refused {
 
 /// How an agent that is heard stands.
 fn standing(known: &Known) -> Standing {
-    Standing::by_success(known.pulse.success_rate())
+    known.agent.standing.after(known.pulse.success_rate())
 }
 
 fn vital(standing: Standing) -> Vital {

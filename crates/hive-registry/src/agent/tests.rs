@@ -79,3 +79,52 @@ fn success_decides_between_healthy_degraded_and_unhealthy() {
         assert_eq!(Standing::by_success(rate), standing, "{rate}");
     }
 }
+
+const STANDINGS: [Standing; 5] =
+    [Standing::Healthy, Standing::Degraded, Standing::Unhealthy, Standing::Suspect, Standing::Dead];
+
+#[test]
+fn a_standing_falls_at_once_and_rises_with_a_margin() {
+    use Standing::{Dead, Degraded, Healthy, Suspect, Unhealthy};
+    let table = [
+        (Healthy, 0.5, Healthy),
+        (Healthy, 0.49, Degraded),
+        (Healthy, 0.29, Unhealthy),
+        (Degraded, 0.54, Degraded),
+        (Degraded, 0.55, Healthy),
+        (Degraded, 0.29, Unhealthy),
+        (Unhealthy, 0.34, Unhealthy),
+        (Unhealthy, 0.35, Degraded),
+        (Unhealthy, 0.54, Degraded),
+        (Unhealthy, 0.55, Healthy),
+        (Suspect, 0.5, Healthy),
+        (Dead, 0.34, Degraded),
+    ];
+    for (before, rate, now) in table {
+        assert_eq!(before.after(rate), now, "{before:?} at {rate}");
+    }
+}
+
+#[test]
+fn a_standing_settles_at_once_and_never_flaps_within_the_margin() {
+    for thousandth in 0..=1_000 {
+        let rate = f64::from(thousandth) / 1_000.0;
+        for before in STANDINGS {
+            let now = before.after(rate);
+            assert_eq!(now.after(rate), now, "the same again changes nothing");
+            // What was said before is as good, or as bad, as what follows from it without it, or one step behind.
+            assert!(now >= Standing::by_success(rate) && now <= Standing::by_success(rate - 0.051));
+        }
+        // However it goes up and down within four hundredths, it changes twice at most: down, or up, and no way back.
+        for before in STANDINGS {
+            let mut changes = 0;
+            let mut standing = before;
+            for step in [0.0, 0.04, 0.01, 0.03, 0.0, 0.02, 0.04, 0.0] {
+                let next = standing.after(rate + step);
+                changes += usize::from(next != standing);
+                standing = next;
+            }
+            assert!(changes <= 2, "{before:?} at {rate} changes {changes} times");
+        }
+    }
+}

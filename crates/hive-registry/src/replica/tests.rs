@@ -218,6 +218,19 @@ fn heartbeats_write_only_what_changes_a_standing() {
 }
 
 #[test]
+fn a_rate_that_flaps_around_a_threshold_is_written_once() {
+    let mut world = World::new();
+    let id = world.register(OWNER, "a").expect("it is well-formed");
+    for _ in 0..20 {
+        for rate in [0.51, 0.49] {
+            let said = world.heartbeat(id, Some(rate)).expect("it is known");
+            assert_eq!(Some(said), world.standing(id), "it is told as it is recorded");
+        }
+    }
+    assert_eq!((world.revision, world.standing(id)), (2, Some(Standing::Degraded)));
+}
+
+#[test]
 fn an_agent_that_heartbeats_here_moves_here_and_one_that_lives_elsewhere_is_not_judged() {
     let mut world = World::new();
     let id = world.register(OWNER, "a").expect("it is well-formed");

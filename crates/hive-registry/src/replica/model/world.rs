@@ -290,10 +290,11 @@ impl World {
         let now = self.now(seat);
         self.agents[agent].beat_at = self.elapsed + HEARTBEAT_EVERY;
         let replica = &mut self.seats[seat].replica;
-        let same = |known: &crate::directory::Known| known.agent.registration == registration;
-        if replica.directory().agent(id).is_some_and(same) {
+        let known = replica.directory().agent(id);
+        let known = known.filter(|known| known.agent.registration == registration);
+        if let Some(before) = known.map(|known| known.agent.standing) {
             let heard = replica.heartbeat(now, owner, id, Some(telemetry));
-            let stands = Standing::by_success(telemetry.success_rate);
+            let stands = stands(before, telemetry.success_rate);
             assert_eq!(heard.map(|(_, standing)| standing), Ok(stands));
             return;
         }
@@ -463,7 +464,7 @@ impl World {
     fn nobody_alive_is_doubted(&self) {
         for agent in (0..self.agents.len()).filter(|agent| self.agents[*agent].up) {
             let record = self.record(agent).expect("whoever heartbeats is registered");
-            let stands = Standing::by_success(self.agents[agent].rate);
+            let stands = stands(record.standing, self.agents[agent].rate);
             assert_eq!(record.standing, stands, "{}", record.id);
         }
     }
@@ -482,6 +483,21 @@ impl World {
         for watcher in &self.watchers {
             assert_eq!(watcher.view, watcher.expected(&self.ledger));
         }
+    }
+}
+
+/// The reference: near a threshold two standings are right, and the one that is nearer to what was stays.
+fn stands(before: Standing, rate: f64) -> Standing {
+    let right = [
+        (Standing::Healthy, rate >= 0.5),
+        (Standing::Degraded, (0.3..0.55).contains(&rate)),
+        (Standing::Unhealthy, rate < 0.35),
+    ];
+    let mut right = right.into_iter().filter(|(_, is)| *is).map(|(standing, _)| standing);
+    let best = right.next().expect("one of them is right");
+    match (before, right.next()) {
+        (Standing::Degraded | Standing::Unhealthy, Some(worse)) => worse.min(before),
+        _ => best,
     }
 }
 
