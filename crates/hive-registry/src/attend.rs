@@ -128,3 +128,6 @@ pub(crate) async fn carry(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

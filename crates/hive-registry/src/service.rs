@@ -383,3 +383,6 @@ impl From<StoreError> for Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,7 @@ fn read(directory: &Directory, filter: &Filter, max: usize) -> (Vec<AgentId>, us
         assert!(page.agents.len() <= max);
         all.extend(page.agents.iter().map(|known| known.agent.id));
         pages += 1;
+        assert!(pages < 10_000, "the pages come to an end");
         after = page.next;
         if after.is_none() {
             return (all, pages);

@@ -68,7 +68,9 @@ impl World {
     }
 
     fn settle(&mut self) {
+        let told = self.replica.is_restless();
         while let Some(act) = self.replica.poll_act() {
+            assert!(told, "nobody would have asked for {act:?}");
             if let Act::Write { id, change, .. } = act {
                 self.accept(change);
                 self.replica.written(id, Written::Made);

@@ -84,7 +84,9 @@ impl Sqlite {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             // A commit that was acknowledged survives the power, not only the process.
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            // Sixteen megabytes: pages that many commits change are folded in once.
+            .pragma("wal_autocheckpoint", "4000");
         let mut connection = options.connect().await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
         let latest = begin_history(&mut connection).await?;
