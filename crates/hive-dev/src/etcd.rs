@@ -118,6 +118,14 @@ impl Etcd {
         self.ready(index).await
     }
 
+    /// Kills a node and starts it with no data at all. Only of a cluster of one, this is a new beginning.
+    pub async fn restart_empty(&mut self, index: usize) -> Result<(), Error> {
+        self.kill(index).await;
+        let data = self.data(index);
+        std::fs::remove_dir_all(&data).map_err(|source| Error::Directory { path: data, source })?;
+        self.restart(index).await
+    }
+
     /// Stops it.
     pub async fn stop(self) {
         for server in self.nodes.into_iter().filter_map(|node| node.server) {
@@ -146,9 +154,13 @@ impl Etcd {
         }
     }
 
+    fn data(&self, index: usize) -> PathBuf {
+        self.nodes[index].directory.join("data")
+    }
+
     fn arguments(&self, index: usize) -> Vec<String> {
         let node = &self.nodes[index];
-        let data = node.directory.join("data");
+        let data = self.data(index);
         let member =
             |(index, node): (usize, &Node)| format!("node-{index}=http://127.0.0.1:{}", node.peer);
         let members: Vec<String> = self.nodes.iter().enumerate().map(member).collect();

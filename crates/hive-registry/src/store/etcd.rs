@@ -5,6 +5,7 @@
 
 mod client;
 mod feed;
+mod history;
 mod presence;
 
 pub(crate) use presence::Presence;
@@ -15,9 +16,11 @@ use client::Client;
 use client::proto::compare::{CompareResult, CompareTarget, TargetUnion};
 use client::proto::request_op::Request;
 use client::proto::{Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+use history::History;
 use hive_security::Workload;
 use prost::bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How etcd is reached.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ struct Shared {
     client: Client,
     keys: Keys,
     replica: ReplicaId,
+    /// As it was seen last.
+    history: AtomicU64,
 }
 
 /// What is kept where.
@@ -57,7 +62,9 @@ impl Etcd {
     ) -> Result<(Self, Presence), StoreError> {
         let client = Client::new(config, workload)?;
         let keys = Keys { prefix: config.prefix.clone() };
-        let store = Self(Arc::new(Shared { client, keys, replica }));
+        let history = AtomicU64::new(0);
+        let store = Self(Arc::new(Shared { client, keys, replica, history }));
+        history::look(&store).await?;
         let presence = Presence::begin(store.clone()).await?;
         Ok((store, presence))
     }
@@ -65,7 +72,12 @@ impl Etcd {
     /// Forgets what led to this revision, as an operator or etcd's own compaction may.
     #[cfg(test)]
     pub(super) async fn compact(&self, revision: Revision) {
-        self.0.client.compact(signed(revision)).await.expect("it can be compacted");
+        let revision = self.history().number(revision).expect("it is of this history");
+        self.0.client.compact(revision).await.expect("it can be compacted");
+    }
+
+    fn history(&self) -> History {
+        History::from(self.0.history.load(Ordering::Relaxed))
     }
 }
 
@@ -74,7 +86,8 @@ impl Store for Etcd {
     async fn write(&self, change: Change) -> Result<Revision, StoreError> {
         let key = self.0.keys.agent(change.id());
         let is_delete = matches!(change, Change::Delete { .. });
-        let compare = comparison(&key, change.expected(), is_delete);
+        let history = self.history();
+        let compare = comparison(&key, history, change.expected(), is_delete)?;
         let request = match change {
             Change::Delete { .. } => Request::RequestDeleteRange(DeleteRangeRequest { key }),
             Change::Put { value, .. } => Request::RequestPut(PutRequest { key, value, lease: 0 }),
@@ -83,7 +96,7 @@ impl Store for Etcd {
         let compare = compare.into_iter().collect();
         let answer = self.0.client.txn(TxnRequest { compare, success }).await?;
         if answer.succeeded {
-            Ok(client::revision(answer.header))
+            Ok(history.revision(client::number(answer.header)))
         } else {
             Err(StoreError::Conflict)
         }
@@ -95,7 +108,12 @@ impl Store for Etcd {
 }
 
 /// What etcd is to compare so that the change is made only if what it expects holds.
-fn comparison(key: &Bytes, expected: Expected, is_delete: bool) -> Option<Compare> {
+fn comparison(
+    key: &Bytes,
+    history: History,
+    expected: Expected,
+    is_delete: bool,
+) -> Result<Option<Compare>, StoreError> {
     let (result, target, union) = match expected {
         Expected::Absent => {
             (CompareResult::Equal, CompareTarget::Create, TargetUnion::CreateRevision(0))
@@ -104,18 +122,20 @@ fn comparison(key: &Bytes, expected: Expected, is_delete: bool) -> Option<Compar
         Expected::Any if is_delete => {
             (CompareResult::Greater, CompareTarget::Version, TargetUnion::Version(0))
         }
-        Expected::Any => return None,
+        Expected::Any => return Ok(None),
         Expected::At(revision) => {
-            let union = TargetUnion::ModRevision(signed(revision));
+            // What was true in a history that was lost is true no more.
+            let number = history.number(revision).ok_or(StoreError::Conflict)?;
+            let union = TargetUnion::ModRevision(number);
             (CompareResult::Equal, CompareTarget::Mod, union)
         }
     };
-    Some(Compare {
+    Ok(Some(Compare {
         result: result.into(),
         target: target.into(),
         key: key.clone(),
         target_union: Some(union),
-    })
+    }))
 }
 
 impl Keys {
@@ -125,6 +145,11 @@ impl Keys {
 
     fn replica(&self, replica: &ReplicaId) -> Bytes {
         format!("{}replicas/{}", self.prefix, replica.as_str()).into()
+    }
+
+    /// What tells this history from one that was lost.
+    fn history(&self) -> Bytes {
+        format!("{}history", self.prefix).into()
     }
 
     /// Written to see it come back: whatever was written before has come by then.
@@ -169,11 +194,6 @@ impl Keys {
     fn replica_of(&self, key: &[u8]) -> Option<ReplicaId> {
         self.named("replicas/", key).map(ReplicaId::new)
     }
-}
-
-/// etcd's integers are signed; a revision never reaches the end of them.
-fn signed(revision: Revision) -> i64 {
-    i64::try_from(revision.0).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ struct Shared {
     state: Mutex<State>,
     changes_max: usize,
     latest: watch::Sender<Revision>,
+    cuts: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -34,8 +35,13 @@ impl Memory {
     /// An empty store with one replica, which remembers this many changes for those who come back.
     pub(crate) fn new(replica: ReplicaId, changes_max: usize) -> Self {
         let state = State { replicas: [replica].into(), ..State::default() };
-        let latest = watch::Sender::new(Revision(0));
-        Self(Arc::new(Shared { state: Mutex::new(state), changes_max, latest }))
+        let (latest, cuts) = (watch::Sender::new(Revision(0)), watch::Sender::new(()));
+        Self(Arc::new(Shared { state: Mutex::new(state), changes_max, latest, cuts }))
+    }
+
+    /// Ends every feed.
+    pub(super) fn cut(&self) {
+        self.0.cuts.send_replace(());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -45,7 +51,7 @@ impl Memory {
 
     /// Sends what there is, and then each change, until nobody reads.
     async fn feed(self, start: Start, items: mpsc::Sender<Result<FeedItem, StoreError>>) {
-        let mut latest = self.0.latest.subscribe();
+        let (mut latest, mut cuts) = (self.0.latest.subscribe(), self.0.cuts.subscribe());
         let Start { first, mut at } = start;
         for item in first {
             if items.send(Ok(item)).await.is_err() {
@@ -71,6 +77,7 @@ impl Memory {
             tokio::select! {
                 // The sender is ours.
                 changed = latest.wait_for(|latest| *latest > at) => if changed.is_err() { return },
+                _ = cuts.changed() => return,
                 () = items.closed() => return,
             }
         }
@@ -98,7 +105,7 @@ impl State {
     }
 
     fn after(&self, from: Revision) -> Result<Vec<(Revision, FeedItem)>, StoreError> {
-        if from < self.oldest {
+        if from < self.oldest || from > self.latest {
             return Err(StoreError::Compacted { oldest: self.oldest });
         }
         let begin = self.changes.partition_point(|(revision, _)| *revision <= from);

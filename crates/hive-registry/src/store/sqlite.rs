@@ -96,7 +96,7 @@ impl Sqlite {
             .connect_lazy_with(options.create_if_missing(false).read_only(true));
         let (committed, _) = broadcast::channel(COMMITS_MAX);
         let (sender, requests) = mpsc::channel(QUEUE_MAX);
-        let readers = Readers { replica, pool, commits: committed.clone() };
+        let readers = Readers { replica, pool, commits: committed.downgrade() };
         let writer = Writer {
             connection,
             requests,

@@ -44,6 +44,23 @@ impl Place {
         }
     }
 
+    /// Ends the feeds of a store, and opens it again where it has to be.
+    async fn cut(&mut self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        match self {
+            #[cfg(feature = "etcd")]
+            Self::Etcd(cluster) => {
+                cluster.restart(0).await;
+                return store;
+            }
+            Self::Memory(memory) => {
+                memory.cut();
+                return store;
+            }
+            Self::Sqlite(_) => drop(store),
+        }
+        self.open().await
+    }
+
     /// Makes the store forget what led to its present state.
     async fn compact(&self, store: &dyn Store) {
         match self {
@@ -210,6 +227,8 @@ suite! {
     a_feed_tells_every_record_and_then_each_change
     a_feed_resumes_behind_any_revision_that_is_still_known
     a_feed_from_a_forgotten_revision_says_so
+    a_feed_from_a_revision_that_never_was_says_so
+    a_feed_that_is_cut_says_so_and_goes_on_where_it_ended
     a_reopened_store_has_every_record_and_goes_on_with_larger_revisions
     a_slow_follower_misses_nothing_or_is_told
     of_writers_with_the_same_expectation_one_wins
@@ -294,6 +313,43 @@ async fn a_feed_from_a_forgotten_revision_says_so(place: Place) {
     assert!(oldest > first);
     let view = View::open(store, Some(oldest)).await;
     assert!(view.at >= oldest);
+}
+
+async fn a_feed_from_a_revision_that_never_was_says_so(place: Place) {
+    let store = &*place.open().await;
+    let latest = write(store, put(1, "a", Expected::Any)).await;
+    let ahead = Revision(latest.0 + 1_000);
+    let followed = within(store.follow(Some(ahead))).await;
+    assert!(matches!(followed, Err(StoreError::Compacted { .. })), "{followed:?}");
+}
+
+async fn a_feed_that_is_cut_says_so_and_goes_on_where_it_ended(mut place: Place) {
+    let store = place.open().await;
+    let mut view = View::open(&*store, None).await;
+    let first = write(&*store, put(1, "a", Expected::Any)).await;
+    view.until(first).await;
+    let store = place.cut(store).await;
+    loop {
+        match view.next().await {
+            Ok(item) => assert!(matches!(item, FeedItem::Replicas(_)), "{item:?} is not new"),
+            Err(StoreError::Cut | StoreError::Unavailable(_)) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let change = put(1, "b", Expected::At(first));
+    let second = within(async {
+        loop {
+            match store.write(change.clone()).await {
+                Ok(revision) => return revision,
+                Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await;
+    let resumed = View::open(&*store, Some(view.at)).await;
+    let value = Bytes::from_static(b"b");
+    assert_eq!(resumed.changes, [FeedItem::Put { id: id(1), value, revision: second }]);
 }
 
 async fn a_reopened_store_has_every_record_and_goes_on_with_larger_revisions(place: Place) {

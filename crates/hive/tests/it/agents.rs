@@ -3,6 +3,7 @@
 use crate::harness::{Place, Up, assert_status, signal, stderr, stdout, wait_until};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 fn ids(list: &str) -> BTreeSet<String> {
@@ -51,4 +52,38 @@ fn workers_are_listed_explained_and_watched_and_stay_who_they_are_when_they_rest
     assert_eq!(ids(&again), ids(&list), "the same agents");
     assert_eq!(up.stop(), Some(0));
     place.assert_nothing_is_left();
+}
+
+#[test]
+fn a_registry_that_lost_everything_is_told_again_who_is_alive() {
+    let place = Place::new();
+    let data = place.path().join("data");
+    let path = data.to_str().expect("UTF-8");
+    let mut up = Up::start(&place, &["--postgres", "off", "--workers", "1", "--data-dir", path]);
+    let before = ids(&stdout(&up.hive(&["agents", "list"])));
+    assert_eq!(before.len(), 1);
+    let records = files(&data, "registry.sqlite");
+    assert!(!records.is_empty(), "it keeps them in a file");
+    records.iter().for_each(|file| std::fs::remove_file(file).expect("it is ours"));
+    signal("KILL", up.part("registry"));
+    up.wait_for(|event| event["event"] == "service-ready" && event["name"] == "registry");
+    wait_until("the worker registers again", || {
+        ids(&stdout(&up.hive(&["agents", "list"]))) == before
+    });
+    assert_eq!(up.stop(), Some(0));
+    place.assert_nothing_is_left();
+}
+
+/// The files below a directory whose names begin so.
+fn files(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).expect("it can be read");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let named =
+        |path: &Path| path.file_name().is_some_and(|own| own.to_string_lossy().starts_with(name));
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files(&path, name),
+            false => Some(path).filter(|path| named(path)).into_iter().collect(),
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ pub(super) mod proto {
 }
 
 use super::EtcdConfig;
-use crate::store::{Revision, StoreError};
+use crate::store::StoreError;
 use hive_security::connect::{self, Channel};
 use hive_security::{IdPattern, Workload};
 use proto::kv_client::KvClient;
@@ -134,7 +134,7 @@ fn led<T>(message: T) -> Request<T> {
     request
 }
 
-pub(super) fn revision(header: Option<ResponseHeader>) -> Revision {
-    let revision = header.map(|header| header.revision).unwrap_or_default();
-    Revision(u64::try_from(revision).unwrap_or_default())
+/// Etcd's own number of a change.
+pub(super) fn number(header: Option<ResponseHeader>) -> i64 {
+    header.map(|header| header.revision).unwrap_or_default()
 }

@@ -5,7 +5,9 @@ use crate::server::tests::{Client, caller, client};
 use crate::store::FeedItem;
 use crate::{Config, Error, StoreConfig};
 use hive_api::names::{REGISTRY, worker_path};
-use hive_api::registry::{GetAgentRequest, HeartbeatRequest, Liveness, RegisterRequest};
+use hive_api::registry::{
+    GetAgentRequest, HeartbeatRequest, Liveness, RegisterRequest, WatchAgentsRequest,
+};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_dev::etcd::{Etcd as Server, Files};
 use hive_runtime::ready::Ready;
@@ -14,6 +16,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 /// Far longer than anything here takes: whoever waits for it has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -56,6 +59,11 @@ impl Cluster {
         let (store, presence) = opened.expect("etcd answers");
         tokio::spawn(presence.run(stop));
         store
+    }
+
+    /// Kills a node, and starts it again with what it had.
+    pub(in crate::store) async fn restart(&mut self, node: usize) {
+        self.server.restart(node).await.expect("it starts again");
     }
 
     fn config(&self, id: &str) -> EtcdConfig {
@@ -217,4 +225,61 @@ async fn an_agent_outlives_the_replica_at_which_it_registered() {
     second.heartbeat(heartbeat).await.expect("it is known here as well");
     let agent = second.get_agent(get).await.expect("it is known").into_inner().agent;
     assert_eq!(agent.expect("it is told").liveness(), Liveness::Alive);
+}
+
+#[tokio::test]
+async fn an_etcd_that_lost_everything_is_another_history_and_agents_register_again() {
+    let mut cluster = Cluster::start::<1>().await;
+    let worker = caller(&cluster.authority, &worker_path("w1")).await;
+    let registry = Entry::of_process(REGISTRY.path, std::process::id());
+    cluster.authority.add_entry(registry).expect("an entry");
+    let (mut client, ..) = serve(&cluster, &worker).await;
+    let request = RegisterRequest {
+        capabilities: vec!["BUILD".to_owned()],
+        agent_type: 1,
+        instance_key: "pod-1".to_owned(),
+        ..Default::default()
+    };
+    let before = client.register(request.clone()).await.expect("it is allowed").into_inner();
+    let resume = WatchAgentsRequest { resume_revision: before.revision, ..Default::default() };
+    let watch = client.watch_agents(resume.clone()).await;
+    let mut events = watch.expect("it may").into_inner();
+    cluster.server.restart_empty(0).await.expect("it starts again");
+
+    let ended = within(async {
+        loop {
+            match events.message().await {
+                Ok(event) => assert!(event.is_some(), "a watch ends with a reason"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(ended.code(), Code::OutOfRange, "{ended}");
+    let heartbeat = HeartbeatRequest { agent_id: before.agent_id.clone(), telemetry: None };
+    let code = async |client: &mut Client| match client.heartbeat(heartbeat.clone()).await {
+        Ok(_) => Code::Ok,
+        Err(status) => status.code(),
+    };
+    within(async { while code(&mut client).await != Code::NotFound {} }).await;
+    let after = within(async {
+        loop {
+            match client.register(request.clone()).await {
+                Ok(answer) => return answer.into_inner(),
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(after.agent_id, before.agent_id);
+    assert!(after.revision > before.revision, "nobody resumes in another history");
+    assert_eq!(code(&mut client).await, Code::Ok);
+    let watch = client.watch_agents(resume).await;
+    let ended = match watch {
+        Ok(answer) => {
+            within(answer.into_inner().message()).await.expect_err("it is another history")
+        }
+        Err(status) => status,
+    };
+    assert_eq!(ended.code(), Code::OutOfRange, "{ended}");
 }

@@ -21,7 +21,8 @@ pub(super) struct Readers {
     /// The one replica that there is.
     pub(super) replica: ReplicaId,
     pub(super) pool: SqlitePool,
-    pub(super) commits: broadcast::Sender<Commit>,
+    /// Weak, so that feeds end with the one who writes.
+    pub(super) commits: broadcast::WeakSender<Commit>,
 }
 
 /// The changes of one transaction, in the order of their revisions.
@@ -47,7 +48,7 @@ enum End {
 impl Readers {
     pub(super) async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError> {
         // Before the file is looked at, so that nothing can come in between unseen.
-        let commits = self.commits.subscribe();
+        let commits = self.commits.upgrade().ok_or(StoreError::Cut)?.subscribe();
         let latest = match from {
             Some(from) => Some((from, self.latest_since(from).await?)),
             None => None,
@@ -67,10 +68,12 @@ impl Readers {
         .await
         .map_err(unavailable)?;
         let oldest = revision(row.try_get("oldest").map_err(unavailable)?);
-        if from < oldest {
+        let latest = revision(row.try_get("latest").map_err(unavailable)?);
+        // A file that was put back is behind what it told before.
+        if from < oldest || from > latest {
             return Err(StoreError::Compacted { oldest });
         }
-        Ok(revision(row.try_get("latest").map_err(unavailable)?))
+        Ok(latest)
     }
 }
 
