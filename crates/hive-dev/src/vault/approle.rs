@@ -13,11 +13,16 @@ use serde_json::{Map, Value, json};
 
 use self::secrets::{Carried, SecretId, check_blocks, outside};
 use super::cidr;
-use super::core::{Core, token_key};
-use super::engine::{Ask, Engine, Login};
-use super::reply::{Fault, Reply, random_uuid};
+use super::clock::go_duration;
+use super::core::{Core, Token, token_key};
+use super::engine::{Ask, Engine, Login, Renewal};
+use super::reply::{Envelope, Fault, Reply, random_uuid};
+use super::roles::page;
 use super::routes::Verb;
 use super::terms::TokenTerms;
+use super::terms_old;
+
+const CAPPED: &str = "token_max_ttl is greater than the backend mount's maximum TTL value; issued tokens' max TTL value will be truncated";
 
 /// One mount of the method.
 #[derive(Default)]
@@ -27,8 +32,6 @@ pub(super) struct AppRole(Mutex<BTreeMap<String, Role>>);
 struct Role {
     role_id: String,
     terms: TokenTerms,
-    /// Shown only to who still calls the policies by their old name.
-    old_policies: Option<Vec<String>>,
     needs_secret: bool,
     bound_cidrs: Vec<String>,
     /// Zero: any number.
@@ -43,6 +46,12 @@ impl Engine for AppRole {
         path == "login"
     }
 
+    fn renew_login(&self, _ask: &Ask<'_>, token: &Token) -> Result<Renewal, Fault> {
+        let name = token.role.as_deref().unwrap_or_default();
+        let terms = self.roles().get(name).map(|role| role.terms.clone());
+        Renewal::of(terms, &format!("{name:?}"))
+    }
+
     fn exists(&self, _core: &Core, path: &str) -> bool {
         match path.split('/').collect::<Vec<_>>().as_slice() {
             ["role", name] => self.roles().contains_key(*name),
@@ -55,7 +64,7 @@ impl Engine for AppRole {
             let parts: Vec<&str> = ask.path.trim_end_matches('/').split('/').collect();
             match (ask.verb(), parts.as_slice()) {
                 (Verb::Read | Verb::Write, ["login"]) => self.login(&ask),
-                (Verb::List, ["role"]) => Reply::keys(self.roles().keys().cloned()),
+                (Verb::List, ["role"]) => page(&ask, self.roles().keys()),
                 (_, ["role", name]) => self.role(&ask, name),
                 (Verb::Read | Verb::Write, ["role", name, "role-id"]) => self.role_id(&ask, name),
                 (Verb::List, ["role", name, "secret-id"]) => self.accessors(&ask, name),
@@ -106,7 +115,12 @@ impl AppRole {
                 let own = self.roles().get(name).cloned();
                 let mut role = own.unwrap_or_else(Role::new);
                 role.read(ask)?;
-                self.put(name, role)
+                let warnings = remarks(ask, &role);
+                let done = self.put(name, role)?;
+                if warnings.is_empty() {
+                    return Ok(done);
+                }
+                Ok(Reply::Body(Box::new(Envelope { warnings, ..Envelope::new() })))
             }
             _ => Err(Fault::unsupported()),
         }
@@ -158,8 +172,12 @@ impl AppRole {
         }
         let mut role = self.roles().get(name).cloned().ok_or_else(Fault::no_value)?;
         if ask.verb() == Verb::Read {
-            let value = role.shown()[member.as_str()].clone();
-            return Ok(Reply::data(json!({ member: value })));
+            let shown = role.shown();
+            let mut data = json!({ member.as_str(): shown[member.as_str()] });
+            if let (Some(old), true) = (shown.get(field), ["period", "policies"].contains(&field)) {
+                data[field] = old.clone();
+            }
+            return Ok(Reply::data(data));
         }
         if ask.verb() == Verb::Delete {
             role.reset(&member);
@@ -271,18 +289,22 @@ impl Role {
     }
 
     fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
-        self.terms.read(ask)?;
-        if ask.strings("token_policies").is_some() {
-            self.old_policies = None;
-        } else if let Some(policies) = ask.strings("policies") {
-            self.old_policies = Some(policies);
+        self.terms.read(ask, terms_old::TWO)?;
+        let most = ask.mount.limits().1;
+        if self.terms.period > most {
+            let (given, most) = (go_duration(self.terms.period), go_duration(most));
+            let text = format!(
+                "period of {given:?} is greater than the backend's maximum lease TTL of {most:?}"
+            );
+            return Err(Fault::new(400, text));
         }
         if let Some(id) = ask.text("role_id").filter(|id| !id.is_empty()) {
             self.role_id = id.to_owned();
         }
         self.needs_secret = ask.flag("bind_secret_id").unwrap_or(self.needs_secret);
-        self.bound_cidrs =
-            ask.strings("secret_id_bound_cidrs").unwrap_or_else(|| self.bound_cidrs.clone());
+        let blocks =
+            ask.strings("secret_id_bound_cidrs").or_else(|| ask.strings("bound_cidr_list"));
+        self.bound_cidrs = blocks.unwrap_or_else(|| self.bound_cidrs.clone());
         check_blocks(&self.bound_cidrs, "CIDR")?;
         self.num_uses = ask.number("secret_id_num_uses")?.unwrap_or(self.num_uses);
         self.ttl = ask.duration("secret_id_ttl")?.unwrap_or(self.ttl);
@@ -308,9 +330,6 @@ impl Role {
             "secret_id_ttl": self.ttl.as_secs(),
         });
         data.extend(own.as_object().cloned().unwrap_or_default());
-        if let Some(policies) = &self.old_policies {
-            data.insert("policies".to_owned(), json!(policies));
-        }
         Value::Object(data)
     }
 
@@ -334,6 +353,15 @@ impl Role {
             other => self.terms.reset(other),
         }
     }
+}
+
+/// What is not as the role says.
+fn remarks(ask: &Ask<'_>, role: &Role) -> Vec<String> {
+    let kind = ask.text("token_type").and_then(|kind| kind.strip_prefix("default-"));
+    let kind =
+        kind.map(|kind| format!("default-{kind} has no useful meaning; adjusting to {kind}"));
+    let is_capped = role.terms.max_ttl > ask.mount.limits().1;
+    kind.into_iter().chain(is_capped.then(|| CAPPED.to_owned())).collect()
 }
 
 fn required<'a>(ask: &'a Ask<'_>, member: &str) -> Result<&'a str, Fault> {

@@ -267,3 +267,11 @@ pub(super) enum Renewal {
     /// On what its role says now.
     On(TokenTerms),
 }
+
+impl Renewal {
+    /// On the terms of its role, which is called so, if that is still there.
+    pub(super) fn of(terms: Option<TokenTerms>, role: &str) -> Result<Self, Fault> {
+        let text = || format!("failed to renew entry: role {role} does not exist during renewal");
+        terms.map(Self::On).ok_or_else(|| Fault::listed(500, &text()))
+    }
+}

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Map, Value, json};
 
-use super::engine::{Ask, Engine, Login};
+use super::clock::go_duration;
+use super::engine::{Ask, Engine, Login, Renewal};
 use super::fields;
 use super::jwt_claims::{Claims, Demands, Leeway, audiences, check, check_bound, find};
 use super::jwt_keys::Keys;
@@ -15,7 +16,8 @@ use super::roles::{self, Roles};
 use super::routes::Verb;
 use super::setup::JwtRole;
 use super::terms::TokenTerms;
-use super::tokens::object;
+use super::terms_old;
+use super::tokens::{Token, object};
 
 /// One mount of the method.
 #[derive(Default)]
@@ -54,6 +56,11 @@ impl Engine for Jwt {
         path == "login"
     }
 
+    fn renew_login(&self, _ask: &Ask<'_>, token: &Token) -> Result<Renewal, Fault> {
+        let name = token.role.as_deref().unwrap_or_default();
+        Renewal::of(self.state().roles.find(name).map(|role| role.terms), name)
+    }
+
     fn handle<'a>(&'a self, ask: Ask<'a>) -> BoxFuture<'a, Result<Reply, Fault>> {
         async move {
             match (ask.verb(), ask.path.trim_end_matches('/')) {
@@ -63,6 +70,7 @@ impl Engine for Jwt {
                     self.config().as_deref().ok_or_else(Fault::no_value).map(shown)
                 }
                 (Verb::Write, "config") => self.configure(&ask).await,
+                (_, "config") => Err(Fault::unsupported()),
                 (Verb::List, "role") => self.state().roles.list(&ask),
                 _ => match ask.below("role/") {
                     Some(name) => self.state().roles.answer(&ask, name),
@@ -144,6 +152,9 @@ impl Jwt {
         let role = self.state().roles.find(name);
         let role = role.ok_or_else(|| refused(format!("role {name:?} could not be found")))?;
         let jwt = jwt.ok_or_else(|| refused("missing token".to_owned()))?;
+        if !role.terms.admits_caller() {
+            return Err(Fault::no_token());
+        }
         let (claims, algorithm) = config.keys.verify(jwt).await.map_err(|why| {
             refused(format!("error validating token: error verifying token signature: {why}"))
         })?;
@@ -221,7 +232,14 @@ impl Role {
             }
             Some(odd) => return refused(&format!("invalid 'role_type': {odd}")),
         }
-        self.terms.read(ask)?;
+        self.terms.read(ask, terms_old::ALL)?;
+        let most = ask.mount.limits().1;
+        if self.terms.period > most {
+            let (given, most) = (go_duration(self.terms.period), go_duration(most));
+            return refused(&format!(
+                "'period' of '{given:?}' is greater than the backend's maximum lease TTL of '{most:?}'"
+            ));
+        }
         self.audiences = ask.strings("bound_audiences").unwrap_or_else(|| self.audiences.clone());
         let own = |member: &str, old: &str| ask.text(member).unwrap_or(old).to_owned();
         self.subject = own("bound_subject", &self.subject);

@@ -11,18 +11,21 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Map, Value, json};
 
-use super::core::Core;
-use super::engine::{Ask, Engine, Login};
+use super::clock::go_duration;
+use super::core::{Core, Token};
+use super::engine::{Ask, Engine, Login, Renewal};
 use super::jwt_claims::glob;
 use super::reply::{Fault, Reply};
 use super::roles::{self, Roles};
 use super::routes::Verb;
 use super::terms::TokenTerms;
+use super::terms_old;
 use crate::calls;
 
 /// One question to the API server.
 const REVIEW_DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_MAX_BYTES: usize = 1 << 20;
+const CAPPED: &str = "max_ttl is greater than the system or backend mount's maximum TTL value; issued tokens' max TTL value will be truncated";
 
 /// One mount of the method.
 #[derive(Default)]
@@ -64,6 +67,11 @@ impl Engine for Kubernetes {
         path == "login"
     }
 
+    fn renew_login(&self, _ask: &Ask<'_>, token: &Token) -> Result<Renewal, Fault> {
+        let name = token.role.as_deref().unwrap_or_default();
+        Renewal::of(self.state().roles.find(name).map(|role| role.terms), name)
+    }
+
     fn exists(&self, _core: &Core, path: &str) -> bool {
         path.strip_prefix("role/").is_none_or(|name| self.state().roles.find(name).is_some())
     }
@@ -82,7 +90,8 @@ impl Engine for Kubernetes {
                     Ok(Reply::Empty)
                 }
                 (Verb::List, "role") => self.state().roles.list(&ask),
-                (_, "login" | "config") => Err(Fault::unsupported()),
+                (_, "login") => Err(Fault::new(405, "unsupported operation")),
+                (_, "config") => Err(Fault::unsupported()),
                 _ => match ask.below("role/") {
                     Some(name) => self.state().roles.answer(&ask, name),
                     None => Err(Fault::unsupported_path()),
@@ -111,6 +120,9 @@ impl Kubernetes {
         };
         let unknown = || Fault::new(400, format!("invalid role name {name:?}"));
         let role = role.ok_or_else(unknown)?;
+        if !role.terms.admits_caller() {
+            return Err(Fault::no_token());
+        }
         let no_config = || Fault::new(500, "could not load backend configuration");
         let config = config.ok_or_else(no_config)?;
         let claims = claims(jwt).ok_or_else(|| Fault::new(500, "the JWT cannot be parsed"))?;
@@ -220,6 +232,9 @@ fn reviewed(status: &Value, audiences: &[String]) -> Result<Account, &'static st
 impl roles::Role for Role {
     fn write(&mut self, ask: &Ask<'_>) -> Result<Reply, Fault> {
         self.take(ask)?;
+        if self.terms.max_ttl > ask.mount.limits().1 {
+            return Ok(Reply::warning(200, CAPPED));
+        }
         Ok(Reply::Empty)
     }
 
@@ -231,13 +246,27 @@ impl roles::Role for Role {
 impl Role {
     fn take(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
         let refused = |text: &str| Err(Fault::new(400, text));
-        self.terms.read(ask)?;
+        self.terms.read(ask, terms_old::ALL)?;
+        let most = ask.mount.limits().1;
+        if self.terms.period > most {
+            let (given, most) = (go_duration(self.terms.period), go_duration(most));
+            return refused(&format!(
+                "token period of '{given:?}' is greater than the backend's maximum lease TTL of '{most:?}'"
+            ));
+        }
+        if !self.terms.max_ttl.is_zero() && self.terms.ttl > self.terms.max_ttl {
+            return refused("token ttl should not be greater than token max ttl");
+        }
         let list =
             |member: &str, own: &[String]| ask.strings(member).unwrap_or_else(|| own.to_vec());
         self.names = list("bound_service_account_names", &self.names);
         self.namespaces = list("bound_service_account_namespaces", &self.namespaces);
         if self.names.is_empty() {
             return refused("\"bound_service_account_names\" can not be empty");
+        }
+        let is_mixed = |list: &[String]| list.len() > 1 && list.iter().any(|one| one == "*");
+        if is_mixed(&self.names) || is_mixed(&self.namespaces) {
+            return refused("can not mix \"*\" with values");
         }
         if self.namespaces.is_empty() {
             return refused(

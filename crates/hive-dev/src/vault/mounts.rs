@@ -24,6 +24,7 @@ pub(super) async fn handle(ask: &Ask<'_>, prefix: &str, rest: &str) -> Result<Re
     if rest.is_empty() {
         return match ask.verb() {
             Verb::Read => Ok(Reply::data_at_top(Value::Object(table(ask, prefix)))),
+            Verb::List | Verb::Scan => Err(Fault::unsupported_path()),
             _ => Err(Fault::unsupported()),
         };
     }

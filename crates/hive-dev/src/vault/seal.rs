@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::core::Core;
 use super::engine::Ask;
+use super::fields;
 use super::reply::{Fault, Reply};
 
 /// As the real server's, of which ours has the manners.
@@ -110,13 +111,19 @@ pub(super) fn status(core: &Core) -> Value {
 }
 
 /// `sys/health`: the status code says most of it.
-pub(super) fn health(ask: &Ask<'_>) -> Reply {
+pub(super) fn health(ask: &Ask<'_>) -> Result<Reply, Fault> {
     let (core, query) = (ask.core, &ask.call.query);
     let sealed = core.seal.is_sealed();
     let standby = core.weather.is_standby();
+    let codes = ["activecode", "sealedcode", "standbycode", "uninitcode"];
+    let is_code = |name: &&str| query.get(*name).is_none_or(|code| code.parse::<u16>().is_ok());
+    let standby_ok = fields::whole_flag(&ask.call.body, "standbyok");
+    let (true, Ok(standby_ok)) = (codes.iter().all(is_code), standby_ok) else {
+        return Err(Fault { errors: Vec::new(), ..Fault::new(400, "") });
+    };
+    let standby_ok = standby_ok.unwrap_or(false);
     let code =
         |name: &str, default| query.get(name).and_then(|code| code.parse().ok()).unwrap_or(default);
-    let standby_ok = query.get("standbyok").is_some_and(|value| value != "false");
     let status = match (sealed, standby) {
         (true, _) => code("sealedcode", 503),
         (false, true) if standby_ok => code("activecode", 200),
@@ -137,5 +144,5 @@ pub(super) fn health(ask: &Ask<'_>) -> Reply {
         members.insert("cluster_name".to_owned(), json!(core.cluster.name));
         members.insert("cluster_id".to_owned(), json!(core.cluster.id));
     }
-    Reply::Bare { status, body }
+    Ok(Reply::Bare { status, body })
 }

@@ -60,7 +60,7 @@ async fn answer(ask: &Ask<'_>) -> Result<Reply, Fault> {
         return Err(Fault::new(400, "operation unavailable in namespaces"));
     }
     match (ask.verb(), path) {
-        (Verb::Read, "health") => Ok(seal::health(ask)),
+        (Verb::Read, "health") => seal::health(ask),
         (Verb::Read, "seal-status") => Ok(Reply::bare(seal::status(ask.core))),
         (Verb::Read, "init") => Ok(Reply::bare(json!({ "initialized": true }))),
         (Verb::Read, "leader") => Ok(Reply::bare(json!({ "ha_enabled": false }))),

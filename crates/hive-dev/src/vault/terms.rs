@@ -10,7 +10,7 @@ use super::cidr;
 use super::clock::duration_text;
 use super::engine::Ask;
 use super::reply::Fault;
-use super::tokens::sorted;
+use super::terms_old::{self, OldTerms};
 
 /// 32 days, as the real server has it.
 pub(super) const SYSTEM_TTL: Duration = Duration::from_secs(768 * 3600);
@@ -120,6 +120,7 @@ pub(super) struct TokenTerms {
     pub(super) strictly_bound: bool,
     pub(super) no_default_policy: bool,
     pub(super) kind: TokenKind,
+    pub(super) old: OldTerms,
 }
 
 /// `token_type` of a role.
@@ -132,8 +133,8 @@ pub(super) enum TokenKind {
 }
 
 impl TokenTerms {
-    /// Takes over what the body says, and leaves the rest as it is.
-    pub(super) fn read(&mut self, ask: &Ask<'_>) -> Result<(), Fault> {
+    /// Takes over what the body says, by the new names or by these old ones, and leaves the rest as it is.
+    pub(super) fn read(&mut self, ask: &Ask<'_>, old: &[&'static str]) -> Result<(), Fault> {
         let durations = [
             ("token_ttl", &mut self.ttl),
             ("token_max_ttl", &mut self.max_ttl),
@@ -145,8 +146,6 @@ impl TokenTerms {
         }
         if let Some(policies) = ask.strings("token_policies") {
             self.policies = policies;
-        } else if let Some(policies) = ask.strings("policies") {
-            self.policies = sorted(policies.iter().map(|policy| policy.to_lowercase()).collect());
         }
         if let Some(blocks) = bound_cidrs(ask, "token_bound_cidrs")? {
             self.bound_cidrs = blocks;
@@ -156,9 +155,13 @@ impl TokenTerms {
         self.no_default_policy =
             ask.flag("token_no_default_policy").unwrap_or(self.no_default_policy);
         if let Some(kind) = ask.text("token_type") {
-            self.kind = token_kind(kind)?;
+            self.kind = token_kind(kind, ask.mount.kind == "approle")?;
         }
-        self.check()
+        self.check()?;
+        for name in self.old.given(ask, old) {
+            terms_old::take(ask, name, self)?;
+        }
+        Ok(())
     }
 
     /// As if nobody had ever set it.
@@ -173,6 +176,12 @@ impl TokenTerms {
             "token_ttl" => self.ttl = new.ttl,
             _ => {}
         }
+        self.old.forget(member.trim_start_matches("token_"));
+    }
+
+    /// Whether who calls is where the tokens may be used.
+    pub(super) fn admits_caller(&self) -> bool {
+        self.bound_cidrs.is_empty() || cidr::admit(&self.bound_cidrs)
     }
 
     /// From where a token may be used that is made now.
@@ -226,6 +235,7 @@ impl TokenTerms {
             "token_type": kind,
         });
         data.extend(fields.as_object().cloned().unwrap_or_default());
+        self.old.describe(data);
     }
 }
 
@@ -241,10 +251,13 @@ pub(super) fn bound_cidrs(ask: &Ask<'_>, member: &str) -> Result<Option<Vec<Stri
     Ok(Some(cidr::without_needless_lengths(&blocks)))
 }
 
-fn token_kind(text: &str) -> Result<TokenKind, Fault> {
+/// AppRole still takes the names of what a mount may have for a default.
+fn token_kind(text: &str, is_approle: bool) -> Result<TokenKind, Fault> {
     match text {
+        "default-batch" if is_approle => Ok(TokenKind::Batch),
+        "default-service" if is_approle => Ok(TokenKind::Service),
         "batch" => Ok(TokenKind::Batch),
-        "" | "default" | "default-service" => Ok(TokenKind::Default),
+        "" | "default" => Ok(TokenKind::Default),
         "service" => Ok(TokenKind::Service),
         _ => Err(Fault::new(400, format!("invalid 'token_type' value \"{text}\""))),
     }

@@ -182,21 +182,27 @@ pub(super) struct Frame {
     period: Duration,
     /// None: as long as it is renewed.
     longest: Option<Duration>,
+    /// The real server's remark on a period that is too long.
+    warning: Option<String>,
 }
 
 impl Frame {
     pub(super) fn of(mount: &Mount, terms: &TokenTerms, explicit: Duration) -> Self {
         let period = terms.period;
-        if !period.is_zero() {
-            let longest = (!explicit.is_zero()).then_some(explicit);
-            return Self { ttl: period, period, longest };
-        }
         let (default_ttl, max_ttl) = mount.limits();
         let bounded =
             |limit: Duration, own: Duration| if own.is_zero() { limit } else { limit.min(own) };
+        let most = bounded(bounded(max_ttl, terms.max_ttl), explicit);
+        if !period.is_zero() {
+            let longest = (!explicit.is_zero()).then_some(explicit);
+            let warning = cap_warning(period, most).map(|text| {
+                text.replace("TTL of", "period of").replace("TTL value", "period value")
+            });
+            let period = period.min(most);
+            return Self { ttl: period, period, longest, warning };
+        }
         let ttl = if terms.ttl.is_zero() { default_ttl } else { terms.ttl };
-        let longest = bounded(bounded(max_ttl, terms.max_ttl), explicit);
-        Self { ttl, period, longest: Some(longest) }
+        Self { ttl, period, longest: Some(most), warning: None }
     }
 }
 
@@ -278,7 +284,7 @@ impl Core {
         }
         let frame = Frame::of(mount, terms, terms.explicit_max_ttl);
         let span = Span::new(&self.clock, frame.ttl, frame.longest);
-        let warning = cap_warning(frame.ttl, span.ttl).filter(|_| terms.period.is_zero());
+        let warning = frame.warning.or_else(|| cap_warning(frame.ttl, span.ttl));
         let mut token = Token::plain(&mount.namespace, path, sorted(policies), span);
         token.is_batch = terms.kind == TokenKind::Batch;
         token.renewable = !token.is_batch;
@@ -329,7 +335,8 @@ impl Core {
         token.span = span;
         token.last_granted = Some(granted);
         self.wake.notify_one();
-        Some((token.clone(), granted, cap_warning(asked, granted)))
+        let warning = frame.and_then(|frame| frame.warning.clone());
+        Some((token.clone(), granted, warning.or_else(|| cap_warning(asked, granted))))
     }
 
     /// Ends a token and its children at once, and then what was issued under them. It goes on if nobody waits for it.

@@ -34,6 +34,7 @@ mod absence;
 mod domain;
 mod federation;
 mod identities;
+mod kubernetes;
 mod load;
 mod member;
 mod ours;

@@ -71,6 +71,32 @@ async fn a_role_over_the_api_issues_logins_that_end_with_their_lease() {
 }
 
 #[tokio::test]
+async fn the_database_is_told_what_it_keeps_of_a_password_and_not_the_password() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let postgres = postgres(&directory.path().join("pg")).await;
+    run_as_root(&postgres, "CREATE TABLE told (text text)").await;
+    let operator = with_database(Clock::system(), &postgres).await;
+    let mut hiding = config(&postgres);
+    hiding["password_authentication"] = json!("scram-sha-256");
+    operator.write("database/config/pg", hiding).await;
+    let tell = "INSERT INTO told VALUES ('{{password}}')";
+    let role = json!({ "db_name": "pg", "creation_statements": [CREATE, tell] });
+    operator.write("database/roles/app", role).await;
+    let (username, password) = pair(&operator.read("database/creds/app").await);
+    connect(&postgres, &username, &password).await.expect("it is a login");
+    let root = connect(&postgres, &postgres.username, postgres.password.expose_secret()).await;
+    let told = sqlx::query_scalar::<_, String>("SELECT text FROM told");
+    let told = told.fetch_one(&mut root.expect("the superuser")).await.expect("one");
+    assert!(told.starts_with("SCRAM-SHA-256$4096:") && !told.contains(&password), "{told}");
+    let mut odd = config(&postgres);
+    odd["username_template"] = json!("{{random 8}}");
+    let (status, refused) = operator.call("PUT", "database/config/odd", odd).await;
+    assert!(status == 400 && refused.to_string().contains("username_template"), "{refused}");
+    operator.vault.stop().await.expect("nothing is left");
+    postgres.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_not_allowed_or_not_there_is_refused_as_the_real_engine_does() {
     let directory = tempfile::tempdir().expect("a directory");
     let postgres = postgres(&directory.path().join("pg")).await;

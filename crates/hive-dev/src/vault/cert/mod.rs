@@ -27,7 +27,6 @@ use self::chain::{Link, link};
 use self::facts::Certificate;
 use self::revoked::Lists;
 use self::role::Role;
-use super::cidr;
 use super::engine::{Ask, Engine, Login, Renewal};
 use super::fields;
 use super::reply::{Fault, Reply};
@@ -146,8 +145,7 @@ impl Cert {
         })?;
         let spiffe_id = found.shown.spiffe_id().map(str::to_owned);
         ask.note(|entry| entry.spiffe_id.clone_from(&spiffe_id));
-        let blocks = &found.role.terms.bound_cidrs;
-        if !blocks.is_empty() && !cidr::admit(blocks) {
+        if !found.role.terms.admits_caller() {
             return Err(Fault::no_token());
         }
         let Match { name, role, shown } = found;

@@ -11,7 +11,7 @@ use crate::vault::jwt_claims::glob;
 use crate::vault::reply::{Envelope, Fault, Reply};
 use crate::vault::roles;
 use crate::vault::terms::TokenTerms;
-use crate::vault::terms_old::OldTerms;
+use crate::vault::terms_old;
 use crate::vault::tokens::object;
 
 const LISTS: [&str; 8] = [
@@ -52,7 +52,6 @@ pub(super) struct Role {
     /// By the name of the field; what was never given is not in it.
     lists: BTreeMap<&'static str, Vec<String>>,
     pub(super) terms: TokenTerms,
-    old: OldTerms,
 }
 
 impl roles::Role for Role {
@@ -63,8 +62,7 @@ impl roles::Role for Role {
                 self.lists.insert(name, list);
             }
         }
-        self.terms.read(ask)?;
-        self.old.read(ask, &mut self.terms)?;
+        self.terms.read(ask, terms_old::FIVE)?;
         self.take_lease(ask)?;
         if !self.terms.max_ttl.is_zero() && self.terms.ttl > self.terms.max_ttl {
             return Err(Fault::new(400, "ttl should be shorter than max_ttl"));
@@ -90,7 +88,6 @@ impl roles::Role for Role {
         let lists = LISTS.map(|name| (name.to_owned(), json!(self.lists.get(name))));
         data.extend(lists);
         self.terms.describe(&mut data);
-        self.old.describe(&mut data);
         Reply::data(Value::Object(data))
     }
 }
@@ -104,7 +101,7 @@ impl Role {
         }
         let seconds = ask.number("lease").map_err(Fault::of_field)?.unwrap_or_default();
         self.terms.ttl = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-        self.old.note("ttl");
+        self.terms.old.note("ttl");
         Ok(())
     }
 

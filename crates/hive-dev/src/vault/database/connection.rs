@@ -17,7 +17,7 @@ use crate::vault::setup::Database;
 const POSTGRES: &str = "postgresql-database-plugin";
 const REDIS: [&str; 2] = ["redis-database-plugin", "valkey-database-plugin"];
 /// Shown beside the details, or never.
-const NO_DETAILS: [&str; 8] = [
+const NO_DETAILS: [&str; 7] = [
     "allowed_roles",
     "password",
     "password_policy",
@@ -25,8 +25,10 @@ const NO_DETAILS: [&str; 8] = [
     "plugin_version",
     "root_rotation_statements",
     "verify_connection",
-    "password_authentication",
 ];
+/// Whoever sets one of these counts on it.
+const NOT_SERVED: [&str; 5] =
+    ["password_policy", "private_key", "tls_ca", "tls_certificate", "username_template"];
 
 /// One configured database.
 pub(super) struct Connection {
@@ -64,6 +66,10 @@ impl Connection {
     /// As the body says, and where it says nothing, as before.
     pub(super) async fn read(ask: &Ask<'_>, old: Option<&Self>) -> Result<Self, Fault> {
         let refused = |text: String| Fault::new(400, text);
+        let is_set = |name: &&&str| ask.text(name).is_some_and(|text| !text.is_empty());
+        if let Some(name) = NOT_SERVED.iter().find(is_set) {
+            return Err(refused(format!("'{name}' is not served by the development vault")));
+        }
         let plugin = ask.text("plugin_name").or_else(|| old.map(|old| old.plugin.as_str()));
         let plugin = plugin.filter(|name| !name.is_empty());
         let plugin = plugin.ok_or_else(|| refused("empty plugin name".into()))?.to_owned();

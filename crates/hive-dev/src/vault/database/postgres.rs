@@ -25,6 +25,8 @@ pub(super) struct Postgres {
     options: Mutex<PgConnectOptions>,
     idle: Mutex<Vec<PgConnection>>,
     turns: Semaphore,
+    /// The server is told what it keeps of a password, and not the password.
+    hides: bool,
 }
 
 impl Postgres {
@@ -48,11 +50,18 @@ impl Postgres {
         let options = PgConnectOptions::from_str(&plain)
             .map_err(|_| failed("connection_url cannot be parsed: write postgresql://{{username}}:{{password}}@host:port/database"))?;
         let username = fields::text(details, "username").unwrap_or_default();
-        Ok(Self::new(if is_template {
-            options.username(username).password(password)
-        } else {
-            options
-        }))
+        let hides = match fields::text(details, "password_authentication") {
+            None | Some("" | "password") => false,
+            Some("scram-sha-256") => true,
+            Some(odd) => {
+                return Err(Failure(format!(
+                    "'{odd}' is not a valid password authentication type"
+                )));
+            }
+        };
+        let options =
+            if is_template { options.username(username).password(password) } else { options };
+        Ok(Self { hides, ..Self::new(options) })
     }
 
     /// A statement of ours holds a password, so none is logged.
@@ -62,7 +71,14 @@ impl Postgres {
             options: Mutex::new(options),
             idle: Mutex::default(),
             turns: Semaphore::new(CONNECTIONS_MAX),
+            hides: false,
         }
+    }
+
+    /// A password as a statement has it.
+    fn written(&self, password: &str) -> Zeroizing<String> {
+        let hidden = || postgres_protocol::password::scram_sha_256(password.as_bytes());
+        Zeroizing::new(if self.hides { hidden() } else { password.to_owned() })
     }
 
     fn options(&self) -> MutexGuard<'_, PgConnectOptions> {
@@ -132,8 +148,8 @@ impl Postgres {
         if statements.iter().all(|statement| statement.trim().is_empty()) {
             return Err(Failure("empty creation statements".to_owned()));
         }
-        let expiration = clock::sql(expires);
-        let fill = |text: &str| filled(text, &login.username, &login.password, &expiration);
+        let (expiration, password) = (clock::sql(expires), self.written(&login.password));
+        let fill = |text: &str| filled(text, &login.username, &password, &expiration);
         self.run(statements, &fill).await
     }
 
@@ -158,7 +174,8 @@ impl Postgres {
         let quoted = username.replace('"', "\"\"");
         let usual = [format!("ALTER ROLE \"{quoted}\" WITH PASSWORD '{{{{password}}}}'")];
         let statements = if statements.is_empty() { usual.as_slice() } else { statements };
-        self.run(statements, &|text| filled(text, username, password, "")).await
+        let password = self.written(password);
+        self.run(statements, &|text| filled(text, username, &password, "")).await
     }
 
     /// Cuts the role's sessions and drops it. A role that is gone already is no error.

@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tempfile::TempDir;
 
+use crate::kubernetes::{SERVICE_ACCOUNT, token_reviews};
 use crate::member::Member;
 use crate::vault::clients::Clients;
 use crate::vault::recorder::Recorder;
@@ -71,6 +72,11 @@ impl Stage {
             let clients = Clients::make();
             stage.known.extend(clients.known.clone());
             stage.clients = Some(clients);
+        }
+        if script.contains("$kubernetes") {
+            stage.know("kubernetes", &token_reviews(SERVICE_ACCOUNT).await);
+            stage.know("service_account", SERVICE_ACCOUNT);
+            stage.know("other_account", &SERVICE_ACCOUNT.replace(".AAAA", ".BBBB"));
         }
         if script.contains("$csr") {
             stage.know("csr", &signing_request());
