@@ -1,7 +1,7 @@
 //! What a process that holds secrets does first: no core dumps, no strangers attached, no life after its parent.
 
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, Signal, getppid, set_dumpable_behavior,
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit,
 };
 use std::io;
@@ -15,6 +15,15 @@ pub const CORE_BYTES_MAX: u64 = 1;
 pub fn forbid_core_dumps() -> io::Result<()> {
     let limit = Some(CORE_BYTES_MAX);
     Ok(setrlimit(Resource::Core, Rlimit { current: limit, maximum: limit })?)
+}
+
+/// Allows as many open files, and so connections, as the system lets this process have. The usual limit of 1024 is for
+/// programs that call `select`.
+pub fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Forbids other processes of the same user to read this one's memory or attach to it.
@@ -45,13 +54,21 @@ pub fn end_with_parent(parent: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::getrlimit;
 
     #[test]
     fn core_dumps_are_forbidden_for_good() {
         forbid_core_dumps().expect("lowering a limit is always allowed");
         let limit = getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(1), Some(1)));
+    }
+
+    #[test]
+    fn as_many_files_can_be_open_as_the_system_allows() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let lower = maximum.map_or(1 << 20, |maximum| maximum - 1);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(lower), maximum }).expect("it is lower");
+        raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
     }
 
     #[test]

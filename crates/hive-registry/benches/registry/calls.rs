@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body as HttpBody, Bytes, StdError};
 
-const IN_FLIGHT: usize = 64;
+pub(crate) const IN_FLIGHT: usize = 64;
 const CAPABILITIES: usize = 100;
 /// Heartbeats in one call of `HeartbeatMany`.
 pub(crate) const MANY: usize = 100;
@@ -60,9 +60,14 @@ impl Times {
     }
 
     pub(crate) fn print(&self, what: &str, of_each: usize) {
-        let rate = (self.took.len() * of_each) as f64 / self.lasted.as_secs_f64();
+        let rate = self.rate(of_each);
         let (p50, p99) = (self.at(0.5), self.at(0.99));
         println!("{what:<40} {rate:>9.0}/s   p50 {p50:>8.2} ms   p99 {p99:>8.2} ms");
+    }
+
+    /// Calls, or what each contained, in a second.
+    pub(crate) fn rate(&self, of_each: usize) -> f64 {
+        (self.took.len() * of_each) as f64 / self.lasted.as_secs_f64()
     }
 
     pub(crate) fn at(&self, share: f64) -> f64 {

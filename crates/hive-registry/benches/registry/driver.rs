@@ -15,7 +15,7 @@ use tonic::transport::Endpoint;
 use crate::calls::{self, Way};
 use crate::watchers;
 
-const CONNECTIONS: usize = 4;
+pub(crate) const CONNECTIONS: usize = 4;
 const ATTACH_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Options {
@@ -25,10 +25,10 @@ pub(crate) struct Options {
     only: Vec<String>,
 }
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
     secured: String,
-    plain: String,
+    pub(crate) plain: String,
 }
 
 impl Options {
@@ -138,7 +138,7 @@ struct Spent {
 
 impl Spent {
     fn begin(server: &Server) -> Self {
-        let server = server.child.id().unwrap();
+        let server = server.id();
         Self { server, callers: processor_s("self"), servers: processor_s(&server.to_string()) }
     }
 
@@ -154,7 +154,7 @@ impl Spent {
 }
 
 /// The processor time of all threads of a process, in seconds (proc_pid_stat(5), fields 14 and 15).
-fn processor_s(process: &str) -> f64 {
+pub(crate) fn processor_s(process: &str) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let (_, after_name) = stat.rsplit_once(')').unwrap();
     let fields = after_name.split_whitespace().skip(11).take(2);
@@ -162,14 +162,14 @@ fn processor_s(process: &str) -> f64 {
     ticks as f64 / 100.0
 }
 
-async fn attach(authority: &Authority) -> Workload {
+pub(crate) async fn attach(authority: &Authority) -> Workload {
     let config = WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE);
     let (workload, upkeep) = Workload::attach(config).await.unwrap();
     tokio::spawn(upkeep.run(CancellationToken::new()));
     workload
 }
 
-fn secured(workload: &Workload, server: &Server) -> connect::Channel {
+pub(crate) fn secured(workload: &Workload, server: &Server) -> connect::Channel {
     let trust_domain = workload.trust_domain();
     let registry = IdPattern::in_trust_domain(&trust_domain, REGISTRY.path).unwrap();
     let audience = Audience::of_service(REGISTRY.name, &trust_domain).unwrap();
@@ -177,7 +177,7 @@ fn secured(workload: &Workload, server: &Server) -> connect::Channel {
 }
 
 impl Server {
-    async fn start(authority: &Authority, directory: &Path) -> Self {
+    pub(crate) async fn start(authority: &Authority, directory: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["serve", &authority.endpoint(), directory.to_str().unwrap()])
             .stdin(Stdio::piped())
@@ -193,14 +193,18 @@ impl Server {
         Self { child, secured: format!("https://{secured}"), plain: format!("http://{plain}") }
     }
 
-    fn resident_mib(&self) -> f64 {
-        let path = format!("/proc/{}/status", self.child.id().unwrap());
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub(crate) fn resident_mib(&self) -> f64 {
+        let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(path).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.child.stdin.take());
         self.child.wait().await.unwrap();
     }

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::calls::{Times, Way};
 
-const CHANGES: usize = 40;
-const BETWEEN: Duration = Duration::from_millis(100);
+pub(crate) const CHANGES: usize = 40;
+pub(crate) const BETWEEN: Duration = Duration::from_millis(100);
 const NAMESPACE: &str = "watched";
 /// Streams on one connection; the registry allows 1,024.
 pub(crate) const STREAMS: usize = 1_000;

@@ -59,6 +59,7 @@ fn start<E: std::error::Error, F: Future<Output = Result<(), E>>>(
     run: impl FnOnce(CancellationToken) -> F,
 ) -> Result<(), Box<dyn std::error::Error>> {
     harden::forbid_inspection()?;
+    harden::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
