@@ -5,6 +5,7 @@ use crate::conformance::workspace;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -152,6 +153,7 @@ impl Copy {
             .env("CARGO_TARGET_DIR", &self.target)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .context("cargo cannot be run")?;
         wait(&mut child, deadline)
@@ -181,7 +183,9 @@ fn wait(child: &mut std::process::Child, deadline: Duration) -> Result<ExitStatu
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    child.kill()?;
+    // With the test that hangs: it would go on, and may eat memory as it does.
+    let group = format!("-{}", child.id());
+    Command::new("kill").args(["-KILL", "--", &group]).status()?;
     Ok(child.wait()?)
 }
 
@@ -223,6 +227,22 @@ mod tests {
             let path = workspace().unwrap().join(&mutation.file);
             let found = std::fs::read_to_string(path).unwrap().matches(&mutation.search).count();
             assert_eq!(found, 1, "{} in {}", mutation.name, mutation.file);
+        }
+    }
+
+    #[test]
+    fn whatever_hangs_is_ended_with_all_that_it_started() {
+        let mut shell = Command::new("sh");
+        let mut child =
+            shell.args(["-c", "sleep 1000 & wait"]).process_group(0).spawn().expect("a shell");
+        let group = format!("-{}", child.id());
+        let status = wait(&mut child, Duration::from_millis(200)).expect("it is ended");
+        assert!(!status.success());
+        let left = || Command::new("kill").args(["-0", "--", &group]).status().expect("kill runs");
+        let until = Instant::now() + Duration::from_secs(10);
+        while left().success() {
+            assert!(Instant::now() < until, "something is left of it");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
