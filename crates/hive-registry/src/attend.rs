@@ -61,34 +61,36 @@ impl Desk {
         }
     }
 
-    /// Sends a notification, and waits until the agent has acknowledged it. Else says why it was not reached.
+    /// Sends a notification, and waits until the agent has acknowledged it. Else says why it was not reached; `None` if
+    /// it has no open stream here.
     pub(crate) async fn notify(
         &self,
         id: AgentId,
         notification: Notification,
-    ) -> Result<(), String> {
-        let attending = self.attending().get(&id).cloned();
-        let Some(Attending { letters, .. }) = attending else {
-            return Err("the agent has no open stream at this replica".to_owned());
-        };
-        let (taken, is_taken) = oneshot::channel();
-        letters.try_send(Letter { notification, taken }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => {
-                format!("{LETTERS_MAX} notifications wait for the agent already")
-            }
-            mpsc::error::TrySendError::Closed(_) => "the agent's stream has just ended".to_owned(),
-        })?;
-        match tokio::time::timeout(TAKEN_DEADLINE, is_taken).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err("the agent's stream ended before it acknowledged".to_owned()),
-            Err(_) => {
-                Err(format!("the agent did not acknowledge within {} s", TAKEN_DEADLINE.as_secs()))
-            }
-        }
+    ) -> Option<Result<(), String>> {
+        let Attending { letters, .. } = self.attending().get(&id).cloned()?;
+        Some(send(&letters, notification).await)
     }
 
     fn attending(&self) -> MutexGuard<'_, HashMap<AgentId, Attending>> {
         self.attending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn send(letters: &mpsc::Sender<Letter>, notification: Notification) -> Result<(), String> {
+    let (taken, is_taken) = oneshot::channel();
+    letters.try_send(Letter { notification, taken }).map_err(|refused| match refused {
+        mpsc::error::TrySendError::Full(_) => {
+            format!("{LETTERS_MAX} notifications wait for the agent already")
+        }
+        mpsc::error::TrySendError::Closed(_) => "the agent's stream has just ended".to_owned(),
+    })?;
+    match tokio::time::timeout(TAKEN_DEADLINE, is_taken).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err("the agent's stream ended before it acknowledged".to_owned()),
+        Err(_) => {
+            Err(format!("the agent did not acknowledge within {} s", TAKEN_DEADLINE.as_secs()))
+        }
     }
 }
 

@@ -64,7 +64,7 @@ async fn registry(directory: &Path) -> Registry {
     tokio::spawn(Arc::clone(&node).judge());
     node.folded().wait_for(Option::is_some).await.unwrap();
     let (desk, stop) = (Arc::new(Desk::default()), CancellationToken::new());
-    Registry { node, desk, lease: LEASE, stop }
+    Registry { node, desk, others: None, lease: LEASE, stop }
 }
 
 async fn secured(workload: &Workload, wire: Wire) -> String {

@@ -93,7 +93,15 @@ fn etcd(reader: &mut Reader<'_>) -> Option<EtcdConfig> {
     let id = reader.or("HIVE_ETCD_ID", ETCD_ID.to_owned(), |text| {
         if text.starts_with('/') { Ok(text.to_owned()) } else { Err("it must begin with /") }
     });
-    Some(EtcdConfig { endpoints: endpoints?, prefix, id })
+    let advertise = reader.optional("HIVE_ADVERTISE", host_and_port);
+    Some(EtcdConfig { endpoints: endpoints?, prefix, id, advertise })
+}
+
+#[cfg(feature = "etcd")]
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let is_port = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+    let whole = text.rsplit_once(':').is_some_and(is_port) && !text.contains(['/', ' ']);
+    if whole { Ok(text.to_owned()) } else { Err("it must have the form host:port") }
 }
 
 #[cfg(feature = "etcd")]

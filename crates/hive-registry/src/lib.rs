@@ -24,6 +24,7 @@ mod encoding;
 mod error;
 mod exposition;
 mod filter;
+mod forward;
 mod import;
 mod index;
 mod liveness;

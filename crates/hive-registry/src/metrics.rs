@@ -22,8 +22,9 @@ const TYPES: [AgentType; 5] = [
 ];
 
 /// The methods of the contract.
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 12] = [
     "Attend",
+    "Deliver",
     "Deregister",
     "DiscoverAgents",
     "GetAgent",

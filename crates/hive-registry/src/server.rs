@@ -2,11 +2,12 @@
 
 use crate::agent::ReplicaId;
 use crate::attend::Desk;
+use crate::forward::Others;
 use crate::liveness::Rules;
 use crate::node::{Node, now};
 use crate::replica::Replica;
 use crate::service::Registry;
-use crate::store::{self, Store};
+use crate::store::{self, Here, Store};
 use crate::wire::Wire;
 use crate::{Config, Error, exposition};
 use hive_api::names::{OPERATOR, ORCHESTRATOR, Party, REGISTRY, WORKERS};
@@ -20,6 +21,7 @@ use hive_security::serve::{self, Authenticate, MethodPolicy};
 use hive_security::{Audience, IdPattern, TrustDomain, Workload};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -45,8 +47,9 @@ pub(crate) const EVENTS_MAX: usize = 16_384;
 const EXPIRY: &str = "neural_hive.service_registry.expiry";
 
 /// Who may call which method. Whatever is not named here nobody may call.
-const POLICY: [(&str, &[Party]); 11] = [
+const POLICY: [(&str, &[Party]); 12] = [
     ("Attend", &[WORKERS]),
+    ("Deliver", &[REGISTRY]),
     ("Deregister", &[WORKERS]),
     ("DiscoverAgents", &[OPERATOR, ORCHESTRATOR, WORKERS]),
     ("GetAgent", &[OPERATOR, ORCHESTRATOR, WORKERS]),
@@ -66,8 +69,12 @@ pub async fn run(config: Config, ready: Ready, stop: CancellationToken) -> Resul
     let (workload, upkeep) = Workload::attach(identity).await.map_err(Error::Identity)?;
     let upkeep = tokio::spawn(upkeep.run(stop.clone()));
     let replica = ReplicaId::new(&format!("{:032x}", rand::random::<u128>()));
-    let (store, keeper) = store::open(&config.store, &workload, replica.clone(), &stop).await?;
-    let served = serve_until(config, &workload, replica, store, ready, stop).await;
+    let refused = |source| Error::Listen { address: config.listen, source };
+    // Before the other replicas are told where this one is.
+    let (listener, address) = listen(config.listen).await.map_err(refused)?;
+    let here = Here { replica: replica.clone(), address };
+    let (store, keeper) = store::open(&config.store, &workload, here, &stop).await?;
+    let served = serve_until(config, &workload, replica, listener, store, ready, stop).await;
     // It ends with the last that held the store; what is not folded in or given back now ends by itself later.
     _ = tokio::time::timeout(CLOSE_DEADLINE, keeper).await;
     upkeep.abort();
@@ -78,17 +85,19 @@ async fn serve_until(
     config: Config,
     workload: &Workload,
     replica: ReplicaId,
+    listener: TcpListener,
     store: Arc<dyn Store>,
     ready: Ready,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let refused = |source| Error::Listen { address: config.listen, source };
-    let (listener, address) = listen(config.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
     let rules = Rules::new(config.heartbeat_timeout, config.freeze_max);
     let node = Node::new(Replica::new(now().monotonic, replica, rules, EVENTS_MAX), store);
     let registry = Registry {
         node: Arc::clone(&node),
         desk: Arc::new(Desk::default()),
+        others: Some(Others::new(workload)),
         lease: config.heartbeat_timeout,
         stop: stop.clone(),
     };

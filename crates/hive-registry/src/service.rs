@@ -1,12 +1,13 @@
 //! The methods of the contract: what comes is checked, decided by the replica, and written by the node.
 
-use crate::agent::AgentId;
+use crate::agent::{AgentId, ReplicaId};
 use crate::attend::{self, Desk};
 use crate::bounds::{self, Refused};
 use crate::directory::Known;
 use crate::discovery;
 use crate::encoding;
 use crate::filter::Filter;
+use crate::forward::{self, Others};
 use crate::import;
 use crate::node::{Node, now};
 use crate::replica::Registering;
@@ -14,12 +15,12 @@ use crate::store::{Revision, StoreError};
 use crate::watching::Watching;
 use hive_api::registry::service_registry_server::ServiceRegistry;
 use hive_api::registry::{
-    AgentChangeEvent, AgentInfo, AttendRequest, DeregisterRequest, DeregisterResponse,
-    DiscoverAgentsRequest, DiscoverAgentsResponse, GetAgentRequest, GetAgentResponse,
-    HeartbeatManyRequest, HeartbeatManyResponse, HeartbeatRequest, HeartbeatResponse,
-    HeartbeatResult, ImportAgentsRequest, ImportAgentsResponse, ListAgentsRequest,
-    ListAgentsResponse, Notification, NotifyAgentRequest, NotifyAgentResponse, RegisterRequest,
-    RegisterResponse, WatchAgentsRequest,
+    AgentChangeEvent, AgentInfo, AttendRequest, DeliverRequest, DeliverResponse, DeregisterRequest,
+    DeregisterResponse, DiscoverAgentsRequest, DiscoverAgentsResponse, GetAgentRequest,
+    GetAgentResponse, HeartbeatManyRequest, HeartbeatManyResponse, HeartbeatRequest,
+    HeartbeatResponse, HeartbeatResult, ImportAgentsRequest, ImportAgentsResponse,
+    ListAgentsRequest, ListAgentsResponse, Notification, NotifyAgentRequest, NotifyAgentResponse,
+    RegisterRequest, RegisterResponse, WatchAgentsRequest,
 };
 use hive_security::serve;
 use prost::Message;
@@ -48,6 +49,8 @@ pub(crate) type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 pub(crate) struct Registry {
     pub(crate) node: Arc<Node>,
     pub(crate) desk: Arc<Desk>,
+    /// The other replicas; `None` where nobody can be called.
+    pub(crate) others: Option<Others>,
     /// How long an agent may be silent before it is dead.
     pub(crate) lease: Duration,
     /// Ends the streams.
@@ -107,6 +110,22 @@ impl Registry {
         };
         node.metrics.discovered(filter.agent_type(), began, candidates, found.len());
         Ok(encoding::discovered(&found, &explanations))
+    }
+
+    /// Hands a notification to an agent, here or through the replica at which its stream is.
+    async fn reach(
+        &self,
+        node: &Node,
+        id: AgentId,
+        home: &ReplicaId,
+        notification: Notification,
+    ) -> Result<(), String> {
+        if let Some(reached) = self.desk.notify(id, notification.clone()).await {
+            return reached;
+        }
+        let nobody = || "the agent has no open stream here".to_owned();
+        let others = self.others.as_ref().ok_or_else(nobody)?;
+        others.notify(node.store(), id, home, notification).await
     }
 
     /// A watch, and the stream of its encoded events.
@@ -296,7 +315,7 @@ impl ServiceRegistry for Registry {
         bounds::notification(&notification_type, &message)?;
         bounds::metadata("metadata", metadata.clone())?;
         let node = self.synced()?;
-        let known = node.replica().directory().agent(id).is_some();
+        let home = node.replica().directory().agent(id).map(|known| known.agent.home.clone());
         let notification = Notification {
             sequence: 0,
             notification_type,
@@ -305,13 +324,20 @@ impl ServiceRegistry for Registry {
             timestamp: now().wall_s,
             spiffe_id: sender,
         };
-        let reached = match known {
-            true => self.desk.notify(id, notification).await,
-            false => Err(Refused::Unknown(id).to_string()),
+        let reached = match home {
+            Some(home) => self.reach(node, id, &home, notification).await,
+            None => Err(Refused::Unknown(id).to_string()),
         };
         node.metrics.notified(reached.is_ok());
         let (success, error) = (reached.is_ok(), reached.err().unwrap_or_default());
         Ok(Response::new(NotifyAgentResponse { success, error }))
+    }
+
+    async fn deliver(
+        &self,
+        request: Request<DeliverRequest>,
+    ) -> Result<Response<DeliverResponse>, Status> {
+        forward::deliver(&self.desk, request.into_inner()).await.map(Response::new)
     }
 
     async fn attend(

@@ -13,7 +13,8 @@ fn beginning() -> Registry {
     let rules = Rules::new(lease, Duration::from_secs(300));
     let replica = Replica::new(now().monotonic, me.clone(), rules, 10);
     let node = Node::new(replica, Arc::new(Memory::new(me, 10)));
-    Registry { node, desk: Arc::new(Desk::default()), lease, stop: CancellationToken::new() }
+    let desk = Arc::new(Desk::default());
+    Registry { node, desk, others: None, lease, stop: CancellationToken::new() }
 }
 
 #[tokio::test]

@@ -10,12 +10,12 @@ mod presence;
 
 pub(crate) use presence::Presence;
 
-use super::{Change, Expected, Feed, Revision, Store, StoreError};
+use super::{Change, Expected, Feed, Here, Revision, Store, StoreError};
 use crate::agent::{AgentId, ReplicaId};
 use client::Client;
 use client::proto::compare::{CompareResult, CompareTarget, TargetUnion};
 use client::proto::request_op::Request;
-use client::proto::{Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+use client::proto::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use history::History;
 use hive_security::Workload;
 use prost::bytes::Bytes;
@@ -32,6 +32,9 @@ pub struct EtcdConfig {
     pub prefix: String,
     /// The path of the SPIFFE ID that etcd's nodes have (`HIVE_ETCD_ID`, default `/ns/neural-hive/sa/etcd`).
     pub id: String,
+    /// Where the other replicas can call this one (`HIVE_ADVERTISE`, such as `10.0.0.5:7100`); where it listens, unless
+    /// that is everywhere. Without it, they cannot reach the agents whose streams are open here.
+    pub advertise: Option<String>,
 }
 
 /// The open store.
@@ -43,6 +46,8 @@ struct Shared {
     client: Client,
     keys: Keys,
     replica: ReplicaId,
+    /// Where the others can call this replica; empty if nobody knows.
+    address: String,
     /// As it was seen last.
     history: AtomicU64,
 }
@@ -58,12 +63,16 @@ impl Etcd {
     pub(crate) async fn open(
         config: &EtcdConfig,
         workload: &Workload,
-        replica: ReplicaId,
+        here: Here,
     ) -> Result<(Self, Presence), StoreError> {
         let client = Client::new(config, workload)?;
         let keys = Keys { prefix: config.prefix.clone() };
         let history = AtomicU64::new(0);
-        let store = Self(Arc::new(Shared { client, keys, replica, history }));
+        let listens = here.address;
+        let known = (!listens.ip().is_unspecified()).then(|| listens.to_string());
+        let address = config.advertise.clone().or(known).unwrap_or_default();
+        let shared = Shared { client, keys, replica: here.replica, address, history };
+        let store = Self(Arc::new(shared));
         history::look(&store).await?;
         let presence = Presence::begin(store.clone()).await?;
         Ok((store, presence))
@@ -104,6 +113,16 @@ impl Store for Etcd {
 
     async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError> {
         feed::follow(self.clone(), from).await
+    }
+
+    async fn others(&self) -> Result<Vec<(ReplicaId, String)>, StoreError> {
+        let (key, range_end) = self.0.keys.replicas();
+        let request = RangeRequest { key, range_end, limit: 0, revision: 0 };
+        let present = self.0.client.range(request).await?.kvs.into_iter().filter_map(|kv| {
+            let replica = self.0.keys.replica_of(&kv.key)?;
+            Some((replica, String::from_utf8_lossy(&kv.value).into_owned()))
+        });
+        Ok(present.filter(|(replica, _)| *replica != self.0.replica).collect())
     }
 }
 

@@ -21,6 +21,7 @@ use hive_security::Workload;
 use prost::bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -49,26 +50,39 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// have been sent; [`StoreError::Compacted`] when some of them are not known any more. [`FeedItem::Replicas`]
     /// comes first, and whenever it changes.
     async fn follow(&self, from: Option<Revision>) -> Result<Feed, StoreError>;
+
+    /// The other replicas that are present now, and where each can be called, `host:port`; empty where it does not say.
+    async fn others(&self) -> Result<Vec<(ReplicaId, String)>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// This replica, and where it listens.
+#[derive(Clone, Debug)]
+pub(crate) struct Here {
+    pub(crate) replica: ReplicaId,
+    pub(crate) address: SocketAddr,
 }
 
 /// Opens the store that is configured, and what keeps it going until `stop`, or until the store is dropped.
 pub(crate) async fn open(
     config: &StoreConfig,
     workload: &Workload,
-    replica: ReplicaId,
+    here: Here,
     stop: &CancellationToken,
 ) -> Result<(Arc<dyn Store>, JoinHandle<()>), Error> {
     match config {
         #[cfg(feature = "etcd")]
         StoreConfig::Etcd(etcd) => {
-            let opened = Etcd::open(etcd, workload, replica).await;
+            let opened = Etcd::open(etcd, workload, here).await;
             let (store, presence) = opened.map_err(|error| Error::Etcd(Box::new(error)))?;
             Ok((Arc::new(store), tokio::spawn(presence.run(stop.clone()))))
         }
         StoreConfig::Sqlite { data_dir } => {
-            // Only etcd asks who this is, and has to be told at once when it stops.
-            _ = (workload, stop);
-            let (store, writer) = Sqlite::open(data_dir, replica).await.map_err(Error::Store)?;
+            // Only etcd asks who this is and where, and has to be told at once when it stops.
+            _ = (workload, here.address, stop);
+            let (store, writer) =
+                Sqlite::open(data_dir, here.replica).await.map_err(Error::Store)?;
             Ok((Arc::new(store), tokio::spawn(writer.run())))
         }
     }

@@ -3,12 +3,18 @@
 mod fleet;
 
 use fleet::{Client, Fleet, Watcher, beat, list, register, until};
-use hive_api::registry::{AgentChangeEvent, AgentInfo, EventType, Liveness};
+use hive_api::names::OPERATOR;
+use hive_api::registry::{
+    AgentChangeEvent, AgentInfo, AttendRequest, EventType, Liveness, Notification,
+    NotifyAgentRequest,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Longer than a replica that died counts as present, so that whoever inherits without grace would be seen.
 const SILENCE: Duration = Duration::from_secs(9);
@@ -254,5 +260,67 @@ async fn the_loss_of_etcds_leader_costs_no_registration_no_event_and_no_life() {
         }
     }
     all_are_told_the_same(&watchers).await;
+    fleet.stop().await;
+}
+
+/// An agent's stream: what it is told, each acknowledged at once.
+async fn attend(client: &Client, agent_id: &str) -> mpsc::UnboundedReceiver<Notification> {
+    let (say, said) = mpsc::channel(4);
+    let first = AttendRequest { agent_id: agent_id.to_owned(), acknowledged: 0 };
+    say.send(first).await.expect("room");
+    let attended = client.clone().attend(ReceiverStream::new(said)).await;
+    let mut notifications = attended.expect("it is its own").into_inner();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(Some(notification)) = notifications.message().await {
+            let acknowledged = notification.sequence;
+            // The test may be over.
+            _ = tell.send(notification);
+            _ = say.send(AttendRequest { agent_id: String::new(), acknowledged }).await;
+        }
+    });
+    told
+}
+
+async fn notify(client: &Client, agent_id: &str) -> Result<(), String> {
+    let request = NotifyAgentRequest {
+        agent_id: agent_id.to_owned(),
+        notification_type: "drain".to_owned(),
+        message: "soon".to_owned(),
+        ..NotifyAgentRequest::default()
+    };
+    let answer = client.clone().notify_agent(request).await.expect("it is answered").into_inner();
+    if answer.success { Ok(()) } else { Err(answer.error) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_reaches_an_agent_wherever_its_stream_is() {
+    let mut fleet = Fleet::start(SILENCE).await;
+    let clients = fleet.clients();
+    let operator = fleet.operator(1).await;
+    let id = register(&clients[0], "pod").await;
+    until("it is known", async || (list(&clients[1]).await.len() == 1).then_some(())).await;
+    let nowhere = notify(&operator, &id).await.expect_err("it attends nowhere");
+    assert!(nowhere.contains("no open stream at any replica"), "{nowhere}");
+
+    let mut told = attend(&clients[0], &id).await;
+    until("it attends", async || notify(&operator, &id).await.ok()).await;
+    let first = told.recv().await.expect("it is told");
+    assert_eq!((&*first.notification_type, &*first.message), ("drain", "soon"));
+    assert!(first.spiffe_id.ends_with(OPERATOR.path), "who sent it is told truly: {first:?}");
+    // Its heartbeats go elsewhere, and so does its home; its stream stays.
+    let homed = Watcher::begin(vec![clients[1].clone()]).await;
+    beat(&clients[2], std::slice::from_ref(&id)).await.expect("it answers");
+    homed.until("it moves", |event| !event.snapshot && about(event, &id).is_some()).await;
+    assert_eq!(notify(&operator, &id).await, Ok(()));
+    assert!(told.recv().await.is_some());
+    assert!(told.try_recv().is_err(), "each is told once");
+
+    fleet.replicas[0].kill();
+    let lost = notify(&operator, &id).await.expect_err("its stream is gone");
+    assert!(lost.contains("1 did not"), "{lost}");
+    let mut told = attend(&clients[2], &id).await;
+    until("it attends again", async || notify(&operator, &id).await.ok()).await;
+    assert!(told.recv().await.is_some());
     fleet.stop().await;
 }

@@ -11,19 +11,20 @@ use tonic::transport::{Channel as Plain, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// Whether an operator, the orchestrator and a worker may call each method. Nobody else may call any.
-const MAY: [(&str, [bool; 3]); 11] = [
-    ("Attend", [false, false, true]),
-    ("Deregister", [false, false, true]),
-    ("DiscoverAgents", [true, true, true]),
-    ("GetAgent", [true, true, true]),
-    ("Heartbeat", [false, false, true]),
-    ("HeartbeatMany", [false, false, true]),
-    ("ImportAgents", [true, false, false]),
-    ("ListAgents", [true, true, true]),
-    ("NotifyAgent", [true, true, false]),
-    ("Register", [false, false, true]),
-    ("WatchAgents", [true, true, true]),
+/// Whether an operator, the orchestrator, a worker and another replica may call each method. Nobody else may call any.
+const MAY: [(&str, [bool; 4]); 12] = [
+    ("Attend", [false, false, true, false]),
+    ("Deliver", [false, false, false, true]),
+    ("Deregister", [false, false, true, false]),
+    ("DiscoverAgents", [true, true, true, false]),
+    ("GetAgent", [true, true, true, false]),
+    ("Heartbeat", [false, false, true, false]),
+    ("HeartbeatMany", [false, false, true, false]),
+    ("ImportAgents", [true, false, false, false]),
+    ("ListAgents", [true, true, true, false]),
+    ("NotifyAgent", [true, true, false, false]),
+    ("Register", [false, false, true, false]),
+    ("WatchAgents", [true, true, true, false]),
 ];
 const NOBODY: &str = "/ns/elsewhere/sa/somebody";
 
@@ -84,6 +85,7 @@ async fn each_method_is_for_those_who_may_call_it_and_for_nobody_else() {
         (OPERATOR.path, Some(0)),
         (ORCHESTRATOR.path, Some(1)),
         (&*worker_path, Some(2)),
+        (REGISTRY.path, Some(3)),
         (NOBODY, None),
     ];
     let mut callers = Vec::new();

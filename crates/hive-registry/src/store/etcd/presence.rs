@@ -4,7 +4,6 @@ use super::Etcd;
 use super::client::proto::request_op::Request;
 use super::client::proto::{PutRequest, RequestOp, TxnRequest};
 use crate::store::StoreError;
-use prost::bytes::Bytes;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +67,8 @@ impl Presence {
 async fn announce(store: &Etcd) -> Result<i64, StoreError> {
     let lease = store.0.client.grant(TTL).await?;
     let key = store.0.keys.replica(&store.0.replica);
-    let put = Request::RequestPut(PutRequest { key, value: Bytes::new(), lease });
+    let value = store.0.address.clone().into();
+    let put = Request::RequestPut(PutRequest { key, value, lease });
     let success = vec![RequestOp { request: Some(put) }];
     store.0.client.txn(TxnRequest { compare: Vec::new(), success }).await?;
     Ok(lease)

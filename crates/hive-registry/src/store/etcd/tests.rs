@@ -55,7 +55,7 @@ impl Cluster {
 
     async fn open_until(&self, replica: &str, stop: CancellationToken) -> Etcd {
         let config = self.config(ETCD);
-        let opened = Etcd::open(&config, &self.workload, ReplicaId::new(replica)).await;
+        let opened = Etcd::open(&config, &self.workload, here(replica)).await;
         let (store, presence) = opened.expect("etcd answers");
         tokio::spawn(presence.run(stop));
         store
@@ -68,8 +68,13 @@ impl Cluster {
 
     fn config(&self, id: &str) -> EtcdConfig {
         let (endpoints, prefix) = (self.server.endpoints(), "test/".to_owned());
-        EtcdConfig { endpoints, prefix, id: id.to_owned() }
+        EtcdConfig { endpoints, prefix, id: id.to_owned(), advertise: None }
     }
+}
+
+fn here(replica: &str) -> Here {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 7_100));
+    Here { replica: ReplicaId::new(replica), address }
 }
 
 fn put(number: u8, value: &'static str) -> Change {
@@ -109,6 +114,8 @@ async fn replicas_see_each_other_come_and_go_and_what_each_writes() {
     let gone = CancellationToken::new();
     let second = cluster.open_until("r2", gone.clone()).await;
     until_present(&mut feed, &["r1", "r2"]).await;
+    let others = within(first.others()).await.expect("it answers");
+    assert_eq!(others, [(ReplicaId::new("r2"), "127.0.0.1:7100".to_owned())]);
     let written = within(second.write(put(1, "a"))).await.expect("it is stored");
     let told = until(&mut feed, |item| match item {
         FeedItem::Put { revision, .. } => Some(*revision),
@@ -123,7 +130,7 @@ async fn replicas_see_each_other_come_and_go_and_what_each_writes() {
 async fn a_server_that_is_not_etcd_is_refused() {
     let cluster = Cluster::start::<1>().await;
     let config = cluster.config("/ns/neural-hive/sa/other");
-    let opened = Etcd::open(&config, &cluster.workload, ReplicaId::new("r1")).await;
+    let opened = Etcd::open(&config, &cluster.workload, here("r1")).await;
     let error = opened.expect_err("it is somebody else");
     let why = format!("{error:?}");
     assert!(why.contains("/ns/neural-hive/sa/other"), "{why}");

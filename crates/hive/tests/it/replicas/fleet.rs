@@ -1,7 +1,7 @@
 //! Served replicas, each a process of its own, on a real etcd; and who calls them.
 
 use crate::harness::{HIVE, Place, wait_until};
-use hive_api::names::{REGISTRY, WORKERS};
+use hive_api::names::{OPERATOR, REGISTRY, WORKERS};
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{
     AgentChangeEvent, AgentInfo, HeartbeatManyRequest, HeartbeatRequest, HeartbeatResult,
@@ -42,6 +42,7 @@ pub(super) struct Fleet {
 
 pub(super) struct Replica {
     pub(super) client: Client,
+    address: String,
     child: Child,
 }
 
@@ -90,7 +91,13 @@ impl Fleet {
             panic!("{line:?}: {}", std::fs::read_to_string(&log).unwrap_or_default())
         });
         let address = format!("https://{}", facts["address"]);
-        Replica { client: client(&self.worker, &address), child }
+        Replica { client: client(&self.worker, &address), address, child }
+    }
+
+    /// An operator's client at one replica.
+    pub(super) async fn operator(&self, replica: usize) -> Client {
+        let operator = caller(&self.authority, OPERATOR.path).await;
+        client(&operator, &self.replicas[replica].address)
     }
 
     pub(super) fn clients(&self) -> Vec<Client> {
