@@ -32,7 +32,8 @@ pub(crate) enum Refused {
     Malformed { field: String, reason: String },
     #[error("agent {agent} belongs to {owner}, not to {caller}; register an agent of your own")]
     NotTheOwner { agent: AgentId, owner: String, caller: String },
-    #[error("no agent {0} is registered; register again")]
+    /// The predecessor's workers register again when they read its words for "not found".
+    #[error("no agent {0} is registered (não encontrado); register again")]
     Unknown(AgentId),
 }
 

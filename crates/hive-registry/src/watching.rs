@@ -215,20 +215,25 @@ impl Drop for Watching {
     }
 }
 
-/// Waits a moment for a revision that another replica may have told.
+/// Waits a moment for a revision that another replica may have told. If it does not come, the store says whether there is
+/// such a revision: this replica may be behind.
 async fn caught_up(node: &Node, revision: Revision) -> Result<(), Status> {
     let mut folded = node.folded();
     let reached = folded.wait_for(|folded| folded.is_some_and(|folded| folded >= revision));
-    match tokio::time::timeout(CATCH_UP_DEADLINE, reached).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) | Err(_) => {
-            let latest = node.log().latest();
-            Err(Status::out_of_range(format!(
-                "resume_revision: {revision} lies in the future, the latest revision is {latest}; watch again \
-                 without it"
-            )))
-        }
+    if let Ok(Ok(_)) = tokio::time::timeout(CATCH_UP_DEADLINE, reached).await {
+        return Ok(());
     }
+    let latest = node.log().latest();
+    let known = tokio::time::timeout(CATCH_UP_DEADLINE, node.store().follow(Some(revision))).await;
+    Err(match known {
+        Ok(Err(StoreError::Compacted { .. })) => Status::out_of_range(format!(
+            "resume_revision: {revision} lies in the future, the latest revision is {latest}; watch again \
+             without it"
+        )),
+        Ok(_) | Err(_) => Status::unavailable(format!(
+            "this replica has not come to revision {revision}, it is at {latest}; watch again"
+        )),
+    })
 }
 
 async fn past(node: &Node, from: Revision) -> Result<Feed, Status> {

@@ -181,6 +181,17 @@ async fn what_is_forgotten_or_still_to_come_is_out_of_range() {
 }
 
 #[tokio::test]
+async fn a_replica_that_is_behind_does_not_call_the_present_the_future() {
+    let mut world = World::start().await;
+    world.tasks.shutdown().await;
+    let agent = agent(Standing::Healthy);
+    let change = Change::Put { id: agent.id, value: agent.encode(), expected: Expected::Any };
+    let unseen = world.store.write(change).await.expect("the store accepts");
+    let behind = refused(world.watch(Filter::default(), Some(unseen)).await);
+    assert_eq!(behind.code(), Code::Unavailable, "{behind}");
+}
+
+#[tokio::test]
 async fn a_slow_watch_is_told_where_to_resume_and_others_go_on() {
     let world = World::start().await;
     let mut slow = world.watch(Filter::default(), None).await.expect("it begins");

@@ -134,6 +134,15 @@ def refused(call, **fields):
     return "not refused"
 
 
+def is_told_to_register_again(call, **fields):
+    """Whether the predecessor's worker would: it looks for these words."""
+    try:
+        call(**fields)
+    except grpc.RpcError as error:
+        return "não encontrado" in error.details()
+    return False
+
+
 def registers_with_the_defaults():
     answer = worker.Register(agent_type=1, capabilities=["python", "terraform"], metadata={"slots": "2"})
     known["id"] = answer.agent_id
@@ -163,7 +172,13 @@ def heartbeats_say_how_it_stands():
         return answered
 
     unknown = "00000000-0000-4000-8000-000000000000"
-    return [status(0.2), status(0.4), status(0.9), refused(worker.Heartbeat, agent_id=unknown)]
+    return [
+        status(0.2),
+        status(0.4),
+        status(0.9),
+        refused(worker.Heartbeat, agent_id=unknown),
+        is_told_to_register_again(worker.Heartbeat, agent_id=unknown),
+    ]
 
 
 def is_discovered():

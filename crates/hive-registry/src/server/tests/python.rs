@@ -66,7 +66,7 @@ async fn an_existing_python_client_keeps_working() {
             "is_refused_without_type_or_capabilities",
             ["INVALID_ARGUMENT", "INVALID_ARGUMENT", "INVALID_ARGUMENT"]
         ]),
-        json!(["heartbeats_say_how_it_stands", [2, 3, 1, "NOT_FOUND"]]),
+        json!(["heartbeats_say_how_it_stands", [2, 3, 1, "NOT_FOUND", true]]),
         json!(["is_discovered", [[1, true], [0, true], [1, true], [0, true]]]),
         json!(["is_listed", [1, 1, 0]]),
         json!(["is_watched", [[true, true], [1, 5, 1, 3], 1]]),
