@@ -130,6 +130,12 @@ async fn holders_move_before_anything_is_revoked_and_nothing_is_left() {
         "hive_rotations_total{reason=\"asked_for\",role=\"ticket-deploy\"} 1",
         "hive_credential_generation{credential=\"ledger\",role=\"ticket-deploy\"} 2",
         "hive_leases_held{role=\"ticket-deploy\"} 2",
+        "vault_logins_total{role=\"ticket-deploy\",status=\"success\"} 2",
+        "vault_logins_total{role=\"ticket-deploy\",status=\"error\"} 0",
+        "hive_credential_issues_total{role=\"ticket-deploy\",status=\"success\"} 2",
+        "hive_revocations_total{role=\"ticket-deploy\",status=\"success\"} 2",
+        "hive_revocations_total{role=\"ticket-deploy\",status=\"error\"} 0",
+        "hive_probes_total{role=\"ticket-deploy\",status=\"error\"} 0",
         "hive_leases_left_total{role=\"ticket-deploy\"} 0",
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");
@@ -152,6 +158,9 @@ async fn credentials_that_a_holder_cannot_use_are_not_adopted_until_it_can() {
     until("the second is in use", || async { credentials.status().generation == 2 }).await;
     assert_eq!(scribe.told()[..3], ["adopt 1", "probe 2", "adopt 2"]);
     assert_eq!(*scribe.refuses.lock().expect("a lock"), 0);
+    let text = Metrics::default().and_credentials(&credentials).to_string();
+    let tried = "hive_probes_total{role=\"ticket-deploy\",status=\"error\"} 2\n";
+    assert!(text.contains(tried), "{tried} is missing in\n{text}");
     credentials.close(DEADLINE).await.expect("all is given back");
     stack.stop().await;
 }

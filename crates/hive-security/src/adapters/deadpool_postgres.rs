@@ -1,8 +1,9 @@
 //! PostgreSQL connections in a deadpool.
 //!
-//! Every session carries the login that opened it, and a session of an older login is not handed out again. After
-//! [`adopt`](Holder::adopt) new sessions use the new login; idle ones of older logins are closed, and one that is in use
-//! is left alone until it comes back, or until [`cut`](Holder::cut).
+//! Every session carries the login that opened it. After [`adopt`](Holder::adopt) new sessions use the new login. While
+//! somebody awaits [`drained`](Holder::drained), sessions are opened beforehand, one at a time, and take the place of older
+//! ones that are asked for or idle: no user of the pool waits for one, and if the server gives none, the old ones go on.
+//! One that is in use is left alone until it comes back, or until [`cut`](Holder::cut).
 //!
 //! ```no_run
 //! # async fn example(credential: hive_security::credentials::Credential) -> Result<(), Box<dyn std::error::Error>> {
@@ -22,13 +23,14 @@
 //! # }
 //! ```
 //!
-//! As with the pool of sqlx, there must be no pooler of sessions between it and the server.
+//! As with the pool of sqlx, there must be no pooler of sessions between it and the server, and a rotation needs a
+//! connection or two beyond those of the pool.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{self, BuildError, Metrics, RecycleError, RecycleResult};
+use deadpool::managed::{self, BuildError, Metrics, RecycleError, RecycleResult, Timeouts};
 use deadpool_postgres::ClientWrapper;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -39,16 +41,21 @@ use tokio_postgres::{Config, Socket};
 
 use self::door::{Door, WithTls};
 use self::logins::{Logins, OneLogin};
+use self::spare::Spare;
 use super::login::{Barred, Login};
 use super::postgres::{Doubt, SERVER, refused_or_unreachable};
 use crate::credentials::{Credential, Holder, HolderError};
 
 mod door;
 mod logins;
+mod spare;
 
 const HOLDER: &str = "the PostgreSQL pool";
 /// How often we look for sessions that came back; looking costs a lock and no question to anybody.
 const LOOK: Duration = Duration::from_millis(10);
+/// The pause after the server gave no session; it may be full.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// Asking the server to give up a statement. If it takes longer, the connection is closed all the same.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -68,6 +75,7 @@ pub struct PgPoolHolder {
 pub struct Manager {
     door: Arc<dyn Door>,
     logins: Arc<Logins>,
+    spare: Spare,
 }
 
 /// A session, and the login that it belongs to. Everything else is [`ClientWrapper`].
@@ -103,8 +111,11 @@ impl PgPoolHolder {
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
         let (door, logins) = (Arc::new(WithTls(tls)), Arc::new(Logins::default()));
-        let manager =
-            Manager { door: Arc::clone(&door) as Arc<dyn Door>, logins: Arc::clone(&logins) };
+        let manager = Manager {
+            door: Arc::clone(&door) as Arc<dyn Door>,
+            logins: Arc::clone(&logins),
+            spare: Spare::default(),
+        };
         let pool = settings(Pool::builder(manager)).build()?;
         Ok(Self { pool, door, server: Arc::new(server), logins })
     }
@@ -149,13 +160,28 @@ impl PgPoolHolder {
         })
     }
 
+    /// Replaces sessions one after the other, so that no user of the pool waits until one is opened.
     async fn await_drained(&self, generation: u64) {
-        loop {
-            self.pool.retain(|session, _| session.login.generation >= generation);
-            if !self.logins.used_below(generation) {
-                return;
+        let manager = self.pool.manager();
+        let _moving = manager.spare.moving();
+        while self.logins.used_below(generation) {
+            let is_stocked = manager.stock().await;
+            if is_stocked {
+                self.sweep().await;
             }
-            sleep(LOOK).await;
+            sleep(if is_stocked { LOOK } else { ASK_AGAIN }).await;
+        }
+    }
+
+    /// Asks for the idle sessions, of which the first of an older login is replaced. Nobody waits for a session meanwhile:
+    /// they come back at once.
+    async fn sweep(&self) {
+        let (manager, mut asked_for) = (self.pool.manager(), Vec::new());
+        let at_once =
+            Timeouts { wait: Some(Duration::ZERO), create: Some(Duration::ZERO), recycle: None };
+        while manager.spare.is_there(&self.logins) && self.pool.status().available > 0 {
+            let Ok(session) = self.pool.timeout_get(&at_once).await else { return };
+            asked_for.push(session);
         }
     }
 
@@ -194,15 +220,38 @@ impl Holder for PgPoolHolder {
     }
 
     fn withdraw(&self) -> BoxFuture<'_, ()> {
-        async { self.logins.bar() }.boxed()
+        async {
+            self.logins.bar();
+            drop(self.pool.manager().spare.take(&self.logins));
+        }
+        .boxed()
     }
 }
 
-impl managed::Manager for Manager {
-    type Type = Session;
-    type Error = Error;
+impl Manager {
+    /// Opens a session that can take the place of an old one, unless there is one. False if the server gives us none.
+    async fn stock(&self) -> bool {
+        if self.spare.is_there(&self.logins) {
+            return true;
+        }
+        match timeout(OPEN_DEADLINE, self.open()).await {
+            Ok(Ok(session)) => {
+                self.spare.put(session);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "PostgreSQL gives no session in the place of an old one");
+                false
+            }
+            Err(_) => {
+                tracing::debug!("PostgreSQL gives no session in the place of an old one in time");
+                false
+            }
+        }
+    }
 
-    async fn create(&self) -> Result<Session, Error> {
+    /// A session with the login of now.
+    async fn open(&self) -> Result<Session, Error> {
         let barred = Error::Barred(Barred { server: SERVER });
         let Some(login) = self.logins.current() else { return Err(barred) };
         // As long as it is held, the login is in use: also while the server is still asked whether it is good.
@@ -214,10 +263,26 @@ impl managed::Manager for Manager {
         }
         Ok(session)
     }
+}
+
+impl managed::Manager for Manager {
+    type Type = Session;
+    type Error = Error;
+
+    async fn create(&self) -> Result<Session, Error> {
+        self.open().await
+    }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Error> {
         if !self.logins.is_current(&session.login) {
-            return Err(RecycleError::message("its login is not used any more"));
+            if let Some(spare) = self.spare.take(&self.logins) {
+                *session = spare;
+                return Ok(());
+            }
+            // Until the next is opened, its users need not wait for one.
+            if self.logins.current().is_none() || !self.spare.is_moving() {
+                return Err(RecycleError::message("its login is not used any more"));
+            }
         }
         if session.client.is_closed() {
             return Err(RecycleError::message("its connection is closed"));
@@ -230,6 +295,10 @@ impl Session {
     /// The generation of the credential that it was opened with.
     pub fn generation(&self) -> u64 {
         self.login.generation
+    }
+
+    fn is_usable(&self, logins: &Logins) -> bool {
+        logins.is_current(&self.login) && !self.client.is_closed()
     }
 }
 

@@ -152,3 +152,33 @@ impl Board {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_is_counted_apart_from_what_was_tried_in_vain() {
+        let counts = Counts::default();
+        for succeeded in [true, true, false] {
+            counts.probes.count(succeeded);
+            counts.renewal("database/creds/app", succeeded);
+        }
+        assert_eq!(counts.probes.read(), [2, 1]);
+        assert_eq!(lock(&counts.renewals)["database/creds/app"], [2, 1]);
+    }
+
+    #[test]
+    fn nothing_is_ready_before_it_was_issued_nor_after_it_was_withdrawn() {
+        use RotationState::{
+            Active, Closing, Degraded, Done, Opening, Overlap, Rotating, Withdrawn,
+        };
+        let ready = |state| {
+            let board = Board::new("app", std::iter::empty());
+            board.write().state = state;
+            board.status().is_ready()
+        };
+        assert!([Active, Degraded, Overlap, Rotating].into_iter().all(ready));
+        assert!(![Closing, Done, Opening, Withdrawn].into_iter().any(ready));
+    }
+}

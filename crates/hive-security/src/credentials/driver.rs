@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hive_lease::{Action, Generation, Rotation, RotationAction, RotationInput, Subject};
+use hive_lease::{Action, Generation, Input, Rotation, RotationAction, RotationInput, Subject};
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::board::Board;
 use super::slot::Slot;
-use super::work::{self, Outcome};
+use super::work::{self, Asked, Outcome};
 use super::{Holder, HolderError};
 use crate::epoch::Error;
 use crate::issuer::{Done, Issuer};
@@ -123,11 +123,13 @@ impl Driver {
     }
 
     fn call(&mut self, generation: Generation, action: Action) {
+        let Some(asked) = Asked::of(&action) else { return };
         let issuer = self.issuer.clone();
         let epoch = self.epochs.entry(generation).or_default();
         if action == Action::Login {
             let login = issuer.login();
-            self.jobs.spawn(async move { Outcome::Called { generation, done: login.await } });
+            self.jobs
+                .spawn(async move { Outcome::Called { generation, asked, done: login.await } });
             return;
         }
         // Without a token nothing was issued that could be renewed or revoked.
@@ -146,14 +148,16 @@ impl Driver {
             Action::Revoke { target } => Box::pin(issuer.revoke(target, token)),
             Action::Login | Action::Serve | Action::Withdraw => return,
         };
-        self.jobs.spawn(async move { Outcome::Called { generation, done: call.await } });
+        self.jobs.spawn(async move { Outcome::Called { generation, asked, done: call.await } });
     }
 
     fn finish(&mut self, outcome: Outcome) {
         let now = self.now();
         let input = match outcome {
             Outcome::Adopted { generation } => RotationInput::Adopted { generation },
-            Outcome::Called { generation, done } => return self.called(generation, done),
+            Outcome::Called { generation, asked, done } => {
+                return self.called(generation, asked, done);
+            }
             Outcome::Drained { generation } => RotationInput::Drained { generation },
             Outcome::Nothing => return,
             Outcome::Probed { generation, result } => self.probed(generation, result),
@@ -161,8 +165,8 @@ impl Driver {
         self.rotation.handle(now, input);
     }
 
-    fn called(&mut self, generation: Generation, done: Done) {
-        self.count(&done.input);
+    fn called(&mut self, generation: Generation, asked: Asked, done: Done) {
+        self.count(asked, !matches!(done.input, Input::Failed { .. }));
         let epoch = self.epochs.entry(generation).or_default();
         if let Some(token) = done.token {
             epoch.token = Some(Arc::new(token));

@@ -5,9 +5,8 @@ use std::time::SystemTime;
 
 use hive_lease::{Failure, Generation, Input, Moment, Reason, RotationInput, Subject};
 
-use super::board::Outcomes;
 use super::driver::Driver;
-use super::work::{self, Outcome, Trouble};
+use super::work::{self, Asked, Outcome, Trouble};
 use crate::epoch::{Error, about};
 use crate::{Cause, SecretJson, issuer};
 
@@ -34,18 +33,15 @@ impl Driver {
         RotationInput::Probed { generation, outcome, roll: issuer::roll() }
     }
 
-    pub(super) fn count(&self, input: &Input) {
+    pub(super) fn count(&self, asked: Asked, is_done: bool) {
         let counts = &self.board.counts;
-        match input {
-            Input::Issued { .. } => counts.issues.count(true),
-            Input::LoggedIn { .. } => counts.logins.count(true),
-            Input::Refreshed { .. } => counts.refreshes.count(true),
-            Input::Renewed { subject: Subject::Token, .. } => counts.token_renewals.count(true),
-            Input::Renewed { subject: Subject::Lease(place), .. } => {
-                counts.renewal(self.path(*place), true);
-            }
-            Input::Revoked { .. } => counts.revocations.count(true),
-            Input::Failed { .. } | Input::Stop { .. } => {}
+        match asked {
+            Asked::Issue => counts.issues.count(is_done),
+            Asked::Login => counts.logins.count(is_done),
+            Asked::Refresh => counts.refreshes.count(is_done),
+            Asked::Renewal(Subject::Lease(place)) => counts.renewal(self.path(place), is_done),
+            Asked::Renewal(Subject::Token) => counts.token_renewals.count(is_done),
+            Asked::Revocation => counts.revocations.count(is_done),
         }
     }
 
@@ -98,20 +94,7 @@ impl Driver {
         let Input::Failed { subject, failure, .. } = input else { return };
         let what = self.name(*subject);
         tracing::warn!(what, role = self.role(), ?failure, cause = %crate::error::chain(&*cause), "a call to Vault failed");
-        self.count_failure(*subject);
         self.causes.insert(*subject, cause);
-    }
-
-    /// The machine knows what was tried; here it is told by what there is to try.
-    fn count_failure(&self, subject: Subject) {
-        let counts = &self.board.counts;
-        let is_serving = self.rotation.serving(self.now()).is_some();
-        match subject {
-            Subject::Lease(place) if is_serving => counts.renewal(self.path(place), false),
-            Subject::Lease(_) => counts.issues.count(false),
-            Subject::Token if is_serving => counts.token_renewals.count(false),
-            Subject::Token => Outcomes::count(&counts.logins, false),
-        }
     }
 
     pub(super) fn error(&self, reason: Reason) -> Error {

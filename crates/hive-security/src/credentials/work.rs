@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hive_lease::{Generation, LeaseId, Reason};
+use hive_lease::{Action, Generation, LeaseId, Reason, Subject};
 use secrecy::SecretString;
 use tokio::time::timeout;
 
@@ -24,10 +24,20 @@ const ADOPT_AGAIN: Duration = Duration::from_millis(250);
 /// What a job brought.
 pub(super) enum Outcome {
     Adopted { generation: Generation },
-    Called { generation: Generation, done: Done },
+    Called { generation: Generation, asked: Asked, done: Done },
     Drained { generation: Generation },
     Nothing,
     Probed { generation: Generation, result: Result<(), Trouble> },
+}
+
+/// What Vault was asked for, as it is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    Issue,
+    Login,
+    Refresh,
+    Renewal(Subject),
+    Revocation,
 }
 
 /// Why a generation was not taken.
@@ -67,6 +77,20 @@ async fn probe(trial: &Trial, lender: &Lender) -> Result<(), Trouble> {
             Err(Trouble::Gone(error))
         }
         outcome => outcome.map_err(Trouble::Holder),
+    }
+}
+
+impl Asked {
+    /// None where nothing is asked of Vault.
+    pub(super) fn of(action: &Action) -> Option<Self> {
+        match action {
+            Action::Issue { .. } => Some(Self::Issue),
+            Action::Login => Some(Self::Login),
+            Action::Refresh { .. } => Some(Self::Refresh),
+            Action::Renew { target, .. } => Some(Self::Renewal(target.subject())),
+            Action::Revoke { .. } => Some(Self::Revocation),
+            Action::Serve | Action::Withdraw => None,
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use deadpool::managed::PoolError;
+use deadpool::managed::{self, PoolError};
+use futures_util::FutureExt;
 use hive_security::adapters::Doubt;
 use hive_security::adapters::deadpool_postgres::{Error, PgPoolHolder, Pool, doubt};
 use hive_security::credentials::{Holder, HolderError};
@@ -73,6 +74,7 @@ async fn an_overlap_that_is_over_ends_sessions_of_the_old_login_even_while_they_
     let holder = holder(&ledger, SESSIONS);
     begin(&holder, &ledger).await;
     let straggler = holder.get().await.expect("a session");
+    let idle = holder.get().await.expect("a session");
     let stuck = tokio::spawn(async move { straggler.simple_query("SELECT pg_sleep(60)").await });
     let fresh = ledger.create(2).await;
     holder.adopt(&fresh).await.expect("it is usable");
@@ -82,10 +84,119 @@ async fn an_overlap_that_is_over_ends_sessions_of_the_old_login_even_while_they_
     let waited = timeout(Duration::from_millis(300), holder.drained(2)).await;
     assert!(waited.is_err(), "somebody holds the old login");
     holder.cut(2).await;
+    assert!(idle.simple_query("SELECT 1").await.is_err(), "its session is gone");
+    drop(idle);
     timeout(Duration::from_secs(5), holder.drained(2)).await.expect("it was cut");
     assert!(stuck.await.expect("it ends").is_err(), "its statement was cancelled");
     ledger.only_sessions_of(Some(&fresh)).await;
     other.simple_query("INSERT INTO entries (what) VALUES ('on')").await.expect("untouched");
+    ledger.stop().await;
+}
+
+/// The user of a session of the pool.
+async fn who(holder: &PgPoolHolder) -> String {
+    let session = holder.get().await.expect("a session");
+    let row = session.query_one("SELECT session_user::text", &[]).await.expect("it answers");
+    row.get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_the_deadpool_is_opened_before_anybody_needs_it() {
+    let ledger = Ledger::start().await;
+    let holder = holder(&ledger, 1);
+    begin(&holder, &ledger).await;
+    let old = holder.get().await.expect("a session");
+    holder.adopt(&ledger.create(2).await).await.expect("it is usable");
+    let work = async {
+        while ledger.sessions_of("u2").await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ledger.run("ALTER ROLE u2 CONNECTION LIMIT 0").await;
+        drop(old);
+        assert_eq!(who(&holder).await, "u2");
+    };
+    let both = async { tokio::join!(holder.drained(2), work) };
+    timeout(Duration::from_secs(10), both).await.expect("it moves and is drained");
+    assert_eq!(holder.pool().status().size, 1);
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_sessions_of_the_deadpool_go_on_while_the_server_gives_no_others() {
+    let ledger = Ledger::start().await;
+    let holder = holder(&ledger, 1);
+    begin(&holder, &ledger).await;
+    assert_eq!(who(&holder).await, "u1");
+    let fresh = ledger.create(2).await;
+    ledger.run("ALTER ROLE u2 CONNECTION LIMIT 0").await;
+    holder.adopt(&fresh).await.expect("it is usable");
+    let mut drained = Box::pin(holder.drained(2));
+    assert!((&mut drained).now_or_never().is_none(), "there is a session of the old login");
+    let work = async {
+        for _ in 0..20 {
+            assert_eq!(who(&holder).await, "u1");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = &mut drained => panic!("nothing can take its place"),
+        () = work => {}
+    }
+    ledger.run("ALTER ROLE u2 CONNECTION LIMIT -1").await;
+    timeout(Duration::from_secs(10), drained).await.expect("it is drained");
+    assert_eq!(who(&holder).await, "u2");
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_the_deadpool_that_nobody_asks_for_are_replaced_and_none_is_left_over() {
+    let ledger = Ledger::start().await;
+    let holder = holder(&ledger, SESSIONS);
+    begin(&holder, &ledger).await;
+    let idle = [holder.get().await, holder.get().await, holder.get().await];
+    let detached = managed::Object::take(holder.get().await.expect("a session"));
+    drop(idle);
+    let fresh = ledger.create(2).await;
+    holder.adopt(&fresh).await.expect("it is usable");
+    let leave = async {
+        while ledger.sessions_of("u2").await < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(detached);
+    };
+    let both = async { tokio::join!(holder.drained(2), leave) };
+    timeout(Duration::from_secs(10), both).await.expect("it moves and is drained");
+    ledger.only_sessions_of(Some(&fresh)).await;
+    assert_eq!(holder.pool().status().size, 3);
+    let sessions = async { while ledger.sessions_of("u2").await != 3 {} };
+    timeout(Duration::from_secs(5), sessions).await.expect("what was not needed is closed");
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_opened_beforehand_is_not_used_once_its_login_is_an_old_one_too() {
+    let ledger = Ledger::start().await;
+    let holder = holder(&ledger, 1);
+    begin(&holder, &ledger).await;
+    let old = holder.get().await.expect("a session");
+    holder.adopt(&ledger.create(2).await).await.expect("it is usable");
+    let mut second = Box::pin(holder.drained(2));
+    let opened = async {
+        while ledger.sessions_of("u2").await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = &mut second => panic!("somebody holds the first login"),
+        () = opened => {}
+    }
+    // Nobody looks at what was opened before the next login is there.
+    holder.adopt(&ledger.create(3).await).await.expect("it is usable");
+    drop(old);
+    assert_ne!(who(&holder).await, "u2");
+    let both = async { tokio::join!(second, holder.drained(3)) };
+    timeout(Duration::from_secs(10), both).await.expect("it is drained");
+    assert_eq!(who(&holder).await, "u3");
     ledger.stop().await;
 }
 
@@ -103,7 +214,8 @@ async fn a_withdrawn_login_fails_whatever_asks_the_deadpool_at_once_and_the_next
     });
     let asked = Instant::now();
     holder.withdraw().await;
-    assert!(barred(waiting.await.expect("it ends").expect_err("it waited for the only session")));
+    let waited = timeout(Duration::from_secs(10), waiting).await.expect("at once");
+    assert!(barred(waited.expect("it ends").expect_err("it waited for the only session")));
     drop(running);
     assert!(barred(holder.pool().get().await.expect_err("nothing begins")));
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use hive_dev::vault::Setup;
 use hive_security::credentials::{Credentials, Policy, Request, Settings};
+use hive_security::metrics::Metrics;
 use hive_security::vault::LoginMethod;
 use serde_json::json;
 
 use super::ends::{flawless, number, rotates, seconds};
 use super::stage::Stage;
-use super::world::{Cluster, ROLE, Terms, World};
+use super::world::{Cluster, ROLE, Service, Terms, World};
 use crate::fixture;
 
 #[tokio::test]
@@ -84,6 +85,9 @@ pub(crate) async fn without_the_right_to_revoke_a_lease_the_token_takes_it_along
         rotates(&world, &service, seconds(120)).await;
         fixture::until("one is left", || async { world.logins().await.len() == 1 }).await;
     }
+    let in_vain = ["hive_revocations_total", "vault_credential_renewals_total"];
+    let [revocations, renewals] = in_vain.map(|counter| errors(&service, counter));
+    assert!(revocations >= 3 && renewals == 0, "{revocations} revocations, {renewals} renewals");
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;
@@ -98,9 +102,19 @@ pub(crate) async fn without_the_right_to_renew_everything_is_replaced_before_it_
     world.pass(watched).await;
     let reached = number(&service);
     assert!(reached >= generations, "{reached} generations in {watched:?}");
+    assert!(errors(&service, "vault_credential_renewals_total") > 0, "each was tried");
+    assert_eq!(errors(&service, "hive_credential_issues_total"), 0);
     let outcome = world.close(service).await;
     assert!(outcome.is_flawless(), "{outcome:?}");
     world.stop().await;
+}
+
+/// What a counter says that was tried in vain.
+fn errors(service: &Service, counter: &str) -> u64 {
+    let text = Metrics::default().and_credentials(&service.credentials).to_string();
+    let line = |line: &&str| line.starts_with(counter) && line.contains("status=\"error\"");
+    let lines = text.lines().filter(line).filter_map(|line| line.rsplit_once(' '));
+    lines.map(|(_, count)| count.parse::<u64>().expect("a number")).sum()
 }
 
 async fn a_hundred_services_that_start_at_once_do_not_renew_at_once(cluster: &Cluster) {
