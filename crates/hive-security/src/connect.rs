@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -53,8 +53,9 @@ const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(5);
 /// reach) without having been sent. A connection that cannot be made is `UNAVAILABLE`, with a sentence that
 /// says who was expected and who was met.
 ///
-/// A connection is used for new calls for half an hour at most ([`max_connection_age`](Self::max_connection_age));
-/// then another is made, with the SVIDs and bundles of that moment, and the old one ends with the last call on it.
+/// A connection is used for new calls for half an hour at most ([`max_connection_age`](Self::max_connection_age)), and
+/// never longer than its certificate is good for; then another is made, with the SVIDs and bundles of that moment, and
+/// the old one ends with the last call on it.
 #[derive(Clone, Debug)]
 pub struct Channel {
     connection: Arc<Renewed>,
@@ -253,6 +254,14 @@ impl Dialler {
             async move { dialler.dial().await.map(TokioIo::new) }
         });
         Ok(endpoint.connect_with_connector_lazy(connect))
+    }
+
+    /// How long the certificate of a handshake of this moment is good for, at least: later ones are newer. Nothing if
+    /// there is none to be had now. `None` for whoever needs none.
+    fn certificate_left(&self) -> Option<Duration> {
+        let svid = self.workload.as_ref()?.x509_svid();
+        let left = svid.map(|svid| svid.expires_at().duration_since(SystemTime::now()));
+        Some(left.ok().and_then(Result::ok).unwrap_or_default())
     }
 
     async fn dial(&self) -> Result<TlsStream<TcpStream>, Unreachable> {

@@ -67,18 +67,18 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<28}{:<10}{:>26}{:>24}{:>26}{:>24}",
+            "{:<24} {:<8}{:>26}{:>26}{:>28}{:>18}",
             "", "", "calls/s", "p50 ms", "p99 ms", "server µs/call"
         )?;
         for ((_, what, whose), rows) in &self.calls {
             let of = |value: fn(&Row) -> f64, digits| spread(rows.iter().map(value), digits);
             let (rate, p50) = (of(|row| row.rate, 0), of(|row| row.p50, 2));
             let (p99, server_us) = (of(|row| row.p99, 2), of(|row| row.server_us, 0));
-            writeln!(f, "{what:<28}{whose:<10}{rate:>26}{p50:>24}{p99:>26}{server_us:>24}")?;
+            writeln!(f, "{what:<24} {whose:<8}{rate:>26}{p50:>26}{p99:>28}{server_us:>18}")?;
         }
         for (whose, mib) in &self.memory {
             let mib = spread(mib.iter().copied(), 0);
-            writeln!(f, "{:<28}{whose:<10}{mib:>26}", "resident MiB with agents")?;
+            writeln!(f, "{:<24} {whose:<8}{mib:>26}", "resident MiB, agents")?;
         }
         Ok(())
     }

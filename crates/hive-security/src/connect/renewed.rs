@@ -26,7 +26,7 @@ impl Renewed {
     /// Nothing is connected until the first call.
     pub(super) fn new(dialler: Dialler, age: ConnectionAge) -> Result<Self, Error> {
         let connection = dialler.clone().channel()?;
-        let state = Mutex::new(State { connection, renew_at: Instant::now() + age.drawn() });
+        let state = Mutex::new(State { connection, renew_at: renew_at(&dialler, age) });
         Ok(Self { dialler, age, state })
     }
 
@@ -39,7 +39,7 @@ impl Renewed {
                 // It was an address when this was made.
                 Err(error) => tracing::error!(%error, "a connection could not be renewed"),
             }
-            state.renew_at = Instant::now() + self.age.drawn();
+            state.renew_at = renew_at(&self.dialler, self.age);
         }
         state.connection.clone()
     }
@@ -47,6 +47,13 @@ impl Renewed {
     pub(super) fn dialler(&self) -> Dialler {
         self.dialler.clone()
     }
+}
+
+/// When it takes no new calls any more: by its age, or before the certificate of its handshake expires, for a stream
+/// that begins after that ends at once.
+fn renew_at(dialler: &Dialler, age: ConnectionAge) -> Instant {
+    let max = dialler.certificate_left().map_or(age.max, |left| age.max.min(left));
+    Instant::now() + ConnectionAge { max }.drawn()
 }
 
 impl std::fmt::Debug for Renewed {

@@ -18,7 +18,7 @@ use super::*;
 use crate::serve::{Authenticate, MethodPolicy, Peer, incoming};
 use crate::spiffe::source::X509Material;
 use crate::spiffe::verify::JwtTrust;
-use crate::testing::{Authority, Stand, audience};
+use crate::testing::{Authority, Stand, audience, leaf};
 
 const AUDIENCE: &str = "server.td";
 
@@ -43,10 +43,14 @@ fn answer(request: &http::Request<Body>) -> Ready<Result<http::Response<Body>, I
         .extensions()
         .get::<Peer>()
         .map_or_else(|| "nobody".to_owned(), |peer| peer.spiffe_id.to_string());
+    let expires_at = request.extensions().get::<Peer>().map(|peer| peer.expires_at);
+    let is_good = expires_at.is_none_or(|expires_at| expires_at > SystemTime::now());
+    let proof = if is_good { "good" } else { "expired" };
     let mut response = http::Response::builder()
         .header("content-type", "application/grpc")
         .header("grpc-status", "0")
-        .header("peer", peer);
+        .header("peer", peer)
+        .header("proof", proof);
     for value in request.headers().get_all(AUTHORIZATION) {
         response = response.header("was-sent", value);
     }
@@ -155,6 +159,16 @@ where
         Some(status) if status.code() != Code::Ok => Err(status),
         _ => Ok(response.headers()["peer"].to_str().unwrap().to_owned()),
     }
+}
+
+/// Whether the documents that the server knows the caller by are still good.
+async fn proof(channel: &mut Channel) -> String {
+    let request = http::Request::post("/test.WhoAmI/Ask")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let call = channel.call(request.body(Body::empty()).unwrap());
+    let response = timeout(Duration::from_secs(10), call).await.expect("no answer in 10 s");
+    response.unwrap().headers()["proof"].to_str().unwrap().to_owned()
 }
 
 async fn whoami(channel: &mut Channel) -> Result<String, Status> {
@@ -449,4 +463,24 @@ fn an_address_is_https_with_host_and_port() {
     ] {
         assert!(Address::parse(address).is_err(), "{address}");
     }
+}
+
+#[tokio::test]
+async fn no_call_begins_on_a_connection_whose_certificate_has_expired() {
+    let authority = Authority::new("td");
+    let (server, client) = (authority.workload("/server"), authority.workload("/client/a"));
+    let server = serve(&server).await;
+    let mut short = leaf(&authority.id("/client/a").to_string());
+    // Whole seconds, rounded down.
+    short.not_after = (SystemTime::now() + Duration::from_secs(3)).into();
+    let svid = Arc::new(authority.svid_of(&short));
+    let expires_at = svid.expires_at();
+    client.x509.publish(Ok(X509Material::new(vec![svid], vec![authority.bundle()])));
+    let mut channel = connect(&client, &server);
+    assert_eq!(proof(&mut channel).await, "good");
+    client.x509.publish(authority.material("/client/a"));
+    while let Ok(left) = expires_at.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left).await;
+    }
+    assert_eq!(proof(&mut channel).await, "good");
 }
