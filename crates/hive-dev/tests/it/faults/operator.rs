@@ -36,7 +36,7 @@ async fn what_an_operator_revokes_is_replaced_at_once_and_no_work_is_lost(cluste
                 world.operate("PUT", "sys/leases/revoke", json!({ "lease_id": lease })).await
             }
             "prefix" => {
-                world.operate("PUT", "sys/leases/revoke-prefix/database/creds/", json!({})).await
+                world.operate("PUT", "sys/leases/revoke-prefix/database/creds", json!({})).await
             }
             _ => {
                 let (_, answer) = world.operate("LIST", "auth/token/accessors", json!({})).await;
