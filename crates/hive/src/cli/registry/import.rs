@@ -32,8 +32,8 @@ const TYPES: [AgentType; 4] =
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// The Redis that holds them: redis://[user@]host:port[/db], or rediss:// for TLS. Of a cluster, name each primary
-    /// in turn.
+    /// The Redis that holds them: redis://host:port, with user@ before and /db behind where need be; rediss:// for TLS.
+    /// Of a cluster, name each primary in turn.
     #[arg(long, value_name = "URL")]
     redis: String,
     #[command(flatten)]
