@@ -73,7 +73,6 @@ impl Directory {
     pub(crate) fn page(&self, filter: &Filter, after: Option<AgentId>, max: usize) -> Page {
         let Some(question) = self.index.question(filter.terms()) else { return Page::default() };
         let few = self.index.candidates(&question) <= LOOKED_AT_MAX;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         if few {
             let tiers = self.index.tiers(&question).flat_map(|(_, slots)| slots);
             let mut candidates: Vec<(AgentId, Slot)> = tiers
@@ -83,6 +82,7 @@ impl Directory {
             candidates.sort_unstable();
             self.admitted(filter, &question, candidates.into_iter(), max)
         } else {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let candidates = self.slots.range((from, Bound::Unbounded));
             let candidates = candidates.map(|(id, slot)| (*id, *slot));
             self.admitted(filter, &question, candidates, max)

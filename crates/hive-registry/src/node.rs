@@ -165,12 +165,15 @@ impl Node {
         if let FeedItem::InSync { .. } = item {
             *delay = RETRY_MIN;
         }
-        let revision = revision(&item);
+        // Before the end of a snapshot, only its end is a position to resume from.
+        let position = match &item {
+            FeedItem::InSync { revision } => Some(*revision),
+            item => item.revision().filter(|_| self.is_synced()),
+        };
         if let Err(wrong) = self.change(|replica| replica.fold(now(), item)) {
             tracing::error!(wrong, "a record of the store cannot be read and is passed over");
         }
-        // Before the end of a snapshot, only its end is a position to resume from.
-        if let Some((revision, _)) = revision.filter(|(_, sync)| *sync || self.is_synced()) {
+        if let Some(revision) = position {
             self.folded_up_to(revision);
         }
     }
@@ -271,17 +274,6 @@ impl Node {
                 tracing::warn!(agent = %id, owner, "removed: no heartbeat");
             }
         }
-    }
-}
-
-/// The position that an item marks, and whether it ends a snapshot.
-fn revision(item: &FeedItem) -> Option<(Revision, bool)> {
-    match item {
-        FeedItem::Delete { revision, .. } | FeedItem::Put { revision, .. } => {
-            Some((*revision, false))
-        }
-        FeedItem::InSync { revision } => Some((*revision, true)),
-        FeedItem::Replicas(_) => None,
     }
 }
 
