@@ -38,6 +38,15 @@ pub(crate) struct Page {
     pub(crate) next: Option<AgentId>,
 }
 
+/// What a question finds.
+#[derive(Debug, Default)]
+pub(crate) struct Found<'a> {
+    /// In the order in which they are offered.
+    pub(crate) best: Vec<&'a Known>,
+    /// Among how many agents it was decided.
+    pub(crate) candidates: usize,
+}
+
 impl Known {
     /// The agent as callers see it.
     pub(crate) fn info(&self) -> AgentInfo {
@@ -150,18 +159,13 @@ impl Directory {
     }
 
     /// The best `limit` agents that have the filter's capabilities and pass it; chance decides between equals.
-    pub(crate) fn discover(&self, filter: &Filter, limit: usize, chance: u64) -> Vec<&Known> {
-        let Some(question) = self.index.question(filter.terms()) else { return Vec::new() };
+    pub(crate) fn discover(&self, filter: &Filter, limit: usize, chance: u64) -> Found<'_> {
+        let Some(question) = self.index.question(filter.terms()) else { return Found::default() };
         let tiers = self.index.tiers(&question).take_while(|(rank, _)| rank.is_offered());
-        discovery::best(tiers.map(|(_, equals)| equals), limit, chance, |slot| {
+        let best = discovery::best(tiers.map(|(_, equals)| equals), limit, chance, |slot| {
             self.admit(filter, &question, slot as usize)
-        })
-    }
-
-    /// Among how many agents such a question is decided.
-    pub(crate) fn candidates(&self, filter: &Filter) -> usize {
-        let question = self.index.question(filter.terms());
-        question.map_or(0, |question| self.index.candidates(&question))
+        });
+        Found { best, candidates: self.index.candidates(&question) }
     }
 }
 

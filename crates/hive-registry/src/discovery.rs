@@ -18,8 +18,8 @@ use std::collections::{BTreeSet, HashSet};
 
 /// Answers when the caller does not say how many (the predecessor's default).
 const RESULTS_DEFAULT: usize = 5;
-/// Answers at most: beyond this the message would outgrow what a gRPC client accepts by default (4 MiB).
-const RESULTS_MAX: usize = 500;
+/// Answers in one message at most: beyond this it would outgrow what a gRPC client accepts by default (4 MiB).
+pub(crate) const RESULTS_MAX: usize = 500;
 /// Draws from a tier for each answer that is wanted, and at least: if so many do not suffice, all of it is looked at.
 const DRAWS_PER_RESULT: usize = 4;
 const DRAWS_MIN: usize = 32;

@@ -2,14 +2,19 @@
 //! of times a second, and each message in between would be dozens of small allocations.
 
 use crate::agent::{Agent, Pulse};
+use crate::bounds::Refused;
 use crate::directory::Known;
+use crate::wire::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use hive_api::registry::{AgentChangeEvent, Explanation};
 use prost::bytes::{BufMut, Bytes};
 use prost::{Message, length_delimiter_len};
+use tonic::Status;
 
 /// The wire types of Protocol Buffers that occur here.
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
+/// What the answers of one call may fill; a refusal, which quotes little of its question, always finds room beside them.
+const FOUND_BYTES_MAX: usize = RESPONSE_BYTES_MAX - REQUEST_BYTES_MAX;
 
 /// `DiscoverAgentsResponse`, ranked.
 pub(crate) fn discovered(found: &[Known], explanations: &[Explanation]) -> Bytes {
@@ -25,6 +30,38 @@ pub(crate) fn discovered(found: &[Known], explanations: &[Explanation]) -> Bytes
         bytes(3, &explanation.encode_to_vec(), &mut answer);
     }
     answer.into()
+}
+
+/// `DiscoverManyResponse`, result by result.
+#[derive(Debug, Default)]
+pub(crate) struct Results(Vec<u8>);
+
+impl Results {
+    /// The next question is answered. Refused if that does not fit.
+    pub(crate) fn found(&mut self, found: &[Known]) -> Result<(), Refused> {
+        let found = discovered(found, &[]);
+        if self.0.len() + found.len() > FOUND_BYTES_MAX {
+            let reason =
+                "the agents found do not fit into this answer; ask for fewer, or in another call";
+            return Err(Refused::Full(reason.to_owned()));
+        }
+        key(1, LENGTH_DELIMITED, &mut self.0);
+        varint((1 + length_delimiter_len(found.len()) + found.len()) as u64, &mut self.0);
+        bytes(1, &found, &mut self.0);
+        Ok(())
+    }
+
+    /// The next question is refused.
+    pub(crate) fn refused(&mut self, status: &Status) {
+        let mut result = Vec::new();
+        number(2, i64::from(status.code() as i32), &mut result);
+        text(3, status.message(), &mut result);
+        bytes(1, &result, &mut self.0);
+    }
+
+    pub(crate) fn encoded(self) -> Bytes {
+        self.0.into()
+    }
 }
 
 /// `AgentChangeEvent` of an agent that has this pulse and revision.

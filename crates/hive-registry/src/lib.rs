@@ -30,6 +30,7 @@ mod index;
 mod liveness;
 mod metrics;
 mod node;
+mod questions;
 mod replica;
 mod server;
 mod service;

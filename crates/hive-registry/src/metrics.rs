@@ -22,11 +22,12 @@ const TYPES: [AgentType; 5] = [
 ];
 
 /// The methods of the contract.
-const METHODS: [&str; 12] = [
+const METHODS: [&str; 13] = [
     "Attend",
     "Deliver",
     "Deregister",
     "DiscoverAgents",
+    "DiscoverMany",
     "GetAgent",
     "Heartbeat",
     "HeartbeatMany",

@@ -47,11 +47,12 @@ pub(crate) const EVENTS_MAX: usize = 16_384;
 const EXPIRY: &str = "neural_hive.service_registry.expiry";
 
 /// Who may call which method. Whatever is not named here nobody may call.
-const POLICY: [(&str, &[Party]); 12] = [
+const POLICY: [(&str, &[Party]); 13] = [
     ("Attend", &[WORKERS]),
     ("Deliver", &[REGISTRY]),
     ("Deregister", &[WORKERS]),
     ("DiscoverAgents", &[OPERATOR, ORCHESTRATOR, WORKERS]),
+    ("DiscoverMany", &[OPERATOR, ORCHESTRATOR, WORKERS]),
     ("GetAgent", &[OPERATOR, ORCHESTRATOR, WORKERS]),
     ("Heartbeat", &[WORKERS]),
     ("HeartbeatMany", &[WORKERS]),

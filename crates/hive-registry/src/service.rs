@@ -4,8 +4,6 @@ use crate::agent::{AgentId, ReplicaId};
 use crate::attend::{self, Desk};
 use crate::bounds::{self, Refused};
 use crate::directory::Known;
-use crate::discovery;
-use crate::encoding;
 use crate::filter::Filter;
 use crate::forward::{self, Others};
 use crate::import;
@@ -16,11 +14,11 @@ use crate::watching::Watching;
 use hive_api::registry::service_registry_server::ServiceRegistry;
 use hive_api::registry::{
     AgentChangeEvent, AgentInfo, AttendRequest, DeliverRequest, DeliverResponse, DeregisterRequest,
-    DeregisterResponse, DiscoverAgentsRequest, DiscoverAgentsResponse, GetAgentRequest,
-    GetAgentResponse, HeartbeatManyRequest, HeartbeatManyResponse, HeartbeatRequest,
-    HeartbeatResponse, HeartbeatResult, ImportAgentsRequest, ImportAgentsResponse,
-    ListAgentsRequest, ListAgentsResponse, Notification, NotifyAgentRequest, NotifyAgentResponse,
-    RegisterRequest, RegisterResponse, WatchAgentsRequest,
+    DeregisterResponse, DiscoverAgentsRequest, DiscoverAgentsResponse, DiscoverManyRequest,
+    DiscoverManyResponse, GetAgentRequest, GetAgentResponse, HeartbeatManyRequest,
+    HeartbeatManyResponse, HeartbeatRequest, HeartbeatResponse, HeartbeatResult,
+    ImportAgentsRequest, ImportAgentsResponse, ListAgentsRequest, ListAgentsResponse, Notification,
+    NotifyAgentRequest, NotifyAgentResponse, RegisterRequest, RegisterResponse, WatchAgentsRequest,
 };
 use hive_security::serve;
 use prost::Message;
@@ -63,7 +61,7 @@ impl Registry {
     }
 
     /// Before the first snapshot, an answer would show an empty fleet.
-    fn synced(&self) -> Result<&Node, Status> {
+    pub(crate) fn synced(&self) -> Result<&Node, Status> {
         if self.node.is_synced() {
             return Ok(&self.node);
         }
@@ -91,25 +89,6 @@ impl Registry {
                 HeartbeatResult { agent_id, code, error, ..HeartbeatResult::default() }
             }
         }
-    }
-
-    /// Who may do what is asked for: a `DiscoverAgentsResponse`, encoded.
-    pub(crate) fn discovered(&self, request: DiscoverAgentsRequest) -> Result<Bytes, Status> {
-        let began = Instant::now();
-        let DiscoverAgentsRequest { capabilities, filters, max_results, filter, explain } = request;
-        let filter = Filter::read(filter, filters)?.and_capabilities(capabilities)?;
-        let limit = discovery::limit(max_results)?;
-        let node = self.synced()?;
-        let (found, candidates, explanations) = {
-            let replica = node.replica();
-            let directory = replica.directory();
-            let found = directory.discover(&filter, limit, rand::random());
-            let explained = explain.then(|| discovery::explain(directory, &filter, &found));
-            let found: Vec<Known> = found.into_iter().cloned().collect();
-            (found, directory.candidates(&filter), explained.unwrap_or_default())
-        };
-        node.metrics.discovered(filter.agent_type(), began, candidates, found.len());
-        Ok(encoding::discovered(&found, &explanations))
     }
 
     /// Hands a notification to an agent, here or through the replica at which its stream is.
@@ -241,9 +220,14 @@ impl ServiceRegistry for Registry {
         &self,
         request: Request<DiscoverAgentsRequest>,
     ) -> Result<Response<DiscoverAgentsResponse>, Status> {
-        let encoded = self.discovered(request.into_inner())?;
-        let answer = DiscoverAgentsResponse::decode(encoded);
-        Ok(Response::new(answer.map_err(|error| Status::internal(error.to_string()))?))
+        decoded(self.discovered(request.into_inner())?).map(Response::new)
+    }
+
+    async fn discover_many(
+        &self,
+        request: Request<DiscoverManyRequest>,
+    ) -> Result<Response<DiscoverManyResponse>, Status> {
+        decoded(self.discovered_many(request.into_inner()).await?).map(Response::new)
     }
 
     async fn get_agent(
@@ -298,9 +282,7 @@ impl ServiceRegistry for Registry {
         request: Request<WatchAgentsRequest>,
     ) -> Result<Response<Self::WatchAgentsStream>, Status> {
         let watching = self.watching(request.into_inner()).await?;
-        let events = encoded(watching).map(|event| {
-            AgentChangeEvent::decode(event?).map_err(|error| Status::internal(error.to_string()))
-        });
+        let events = encoded(watching).map(|event| decoded(event?));
         Ok(Response::new(Box::pin(events)))
     }
 
@@ -375,6 +357,11 @@ pub(crate) fn encoded(watching: Watching) -> impl Stream<Item = Result<Bytes, St
             Err(status) => Some((Err(status), None)),
         }
     })
+}
+
+/// What was encoded here. On the wire, bytes stay bytes.
+fn decoded<T: Message + Default>(encoded: Bytes) -> Result<T, Status> {
+    T::decode(encoded).map_err(|error| Status::internal(error.to_string()))
 }
 
 fn listed(page_size: i32) -> Result<usize, Refused> {

@@ -7,7 +7,7 @@
 
 use crate::service::{self, Outgoing, Registry};
 use hive_api::registry::service_registry_server::ServiceRegistryServer;
-use hive_api::registry::{DiscoverAgentsRequest, WatchAgentsRequest};
+use hive_api::registry::{DiscoverAgentsRequest, DiscoverManyRequest, WatchAgentsRequest};
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
 use std::convert::Infallible;
@@ -25,8 +25,9 @@ use tower::Service;
 /// A registration is a few kilobytes at most, and a thousand heartbeats are a hundred.
 pub(crate) const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// What a gRPC client accepts by default.
-const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const DISCOVER: &str = "DiscoverAgents";
+const DISCOVER_MANY: &str = "DiscoverMany";
 const WATCH: &str = "WatchAgents";
 /// How prost and tonic begin what they say of a request that they cannot take.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
@@ -71,7 +72,15 @@ impl Service<Request<Body>> for Wire {
         match request.uri().path().rsplit('/').next() {
             Some(DISCOVER) => {
                 let discoveries = Discoveries(self.registry.clone());
-                Box::pin(async move { Ok(told(encoded().unary(discoveries, request).await)) })
+                Box::pin(async move {
+                    Ok(told(encoded::<DiscoverAgentsRequest>().unary(discoveries, request).await))
+                })
+            }
+            Some(DISCOVER_MANY) => {
+                let discoveries = Discoveries(self.registry.clone());
+                Box::pin(async move {
+                    Ok(told(encoded::<DiscoverManyRequest>().unary(discoveries, request).await))
+                })
             }
             Some(WATCH) => {
                 let watches = Watches(self.registry.clone());
@@ -127,7 +136,7 @@ impl ServerStreamingService<WatchAgentsRequest> for Watches {
     }
 }
 
-/// `DiscoverAgents`, whose answer is bytes already.
+/// `DiscoverAgents` and `DiscoverMany`, whose answers are bytes already.
 struct Discoveries(Registry);
 
 impl UnaryService<DiscoverAgentsRequest> for Discoveries {
@@ -136,6 +145,18 @@ impl UnaryService<DiscoverAgentsRequest> for Discoveries {
 
     fn call(&mut self, request: tonic::Request<DiscoverAgentsRequest>) -> Self::Future {
         std::future::ready(self.0.discovered(request.into_inner()).map(tonic::Response::new))
+    }
+}
+
+impl UnaryService<DiscoverManyRequest> for Discoveries {
+    type Response = Bytes;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Bytes>, Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<DiscoverManyRequest>) -> Self::Future {
+        let registry = self.0.clone();
+        Box::pin(async move {
+            registry.discovered_many(request.into_inner()).await.map(tonic::Response::new)
+        })
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{
-    AgentType, DiscoverAgentsRequest, HeartbeatManyRequest, HeartbeatRequest, RegisterRequest,
+    AgentType, DiscoverAgentsRequest, DiscoverManyRequest, HeartbeatManyRequest, HeartbeatRequest,
+    RegisterRequest,
 };
 use tokio::task::JoinSet;
 use tonic::body::Body;
@@ -15,6 +16,8 @@ pub(crate) const IN_FLIGHT: usize = 64;
 const CAPABILITIES: usize = 100;
 /// Heartbeats in one call of `HeartbeatMany`.
 pub(crate) const MANY: usize = 100;
+/// Questions in one call of `DiscoverMany`.
+pub(crate) const QUESTIONS: usize = 50;
 
 /// A way to the registry.
 pub(crate) trait Way:
@@ -124,10 +127,18 @@ pub(crate) async fn heartbeat_many<W: Way>(ways: &[W], ids: &[String], lasts: Du
 
 pub(crate) async fn discover<W: Way>(ways: &[W], lasts: Duration) -> Times {
     repeat(ways, lasts, |mut client, turn| async move {
-        let capabilities = vec![capability(turn), capability(turn + 1)];
-        let wanted = DiscoverAgentsRequest { capabilities, max_results: 5, ..Default::default() };
-        let found = client.discover_agents(wanted).await.unwrap();
+        let found = client.discover_agents(wanted(turn)).await.unwrap();
         assert!(!found.get_ref().agents.is_empty());
+    })
+    .await
+}
+
+pub(crate) async fn discover_many<W: Way>(ways: &[W], lasts: Duration) -> Times {
+    repeat(ways, lasts, |mut client, turn| async move {
+        let questions = (0..QUESTIONS).map(|at| wanted(turn * QUESTIONS + at)).collect();
+        let answer = client.discover_many(DiscoverManyRequest { questions }).await.unwrap();
+        let found = answer.into_inner().results.into_iter().map(|result| result.found.unwrap());
+        assert!(found.filter(|found| !found.agents.is_empty()).count() == QUESTIONS);
     })
     .await
 }
@@ -167,6 +178,11 @@ fn agent(number: usize) -> RegisterRequest {
         instance_key: format!("agent-{number}"),
         ..Default::default()
     }
+}
+
+fn wanted(turn: usize) -> DiscoverAgentsRequest {
+    let capabilities = vec![capability(turn), capability(turn + 1)];
+    DiscoverAgentsRequest { capabilities, max_results: 5, ..Default::default() }
 }
 
 fn capability(number: usize) -> String {

@@ -115,6 +115,10 @@ async fn measure<W: Way>(kind: &str, ways: &[W], server: &Server, options: &Opti
     let discovered = calls::discover(few, lasts).await;
     discovered.print(&format!("{kind}, discover"), 1);
     spent.print(discovered.count());
+    let spent = Spent::begin(server);
+    let many = calls::discover_many(few, lasts).await;
+    many.print(&format!("{kind}, discover, {} in a call", calls::QUESTIONS), calls::QUESTIONS);
+    spent.print(many.count());
     for number in &options.watchers {
         watch(&format!("{kind}, with all agents"), ways, *number).await;
     }

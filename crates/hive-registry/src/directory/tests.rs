@@ -74,7 +74,7 @@ fn pages_tell_each_agent_once_and_in_order() {
 fn a_label_that_few_have_needs_no_look_at_the_others() {
     let directory = fleet();
     let rare = filter(AgentFilter { namespace: "rare".into(), ..AgentFilter::default() });
-    assert_eq!(directory.candidates(&rare), 7);
+    assert_eq!(directory.discover(&rare, 1, 0).candidates, 7);
     assert_eq!(read(&directory, &rare, 256).1, 1, "one page");
     let zone = AgentFilter {
         metadata: [("zone".to_owned(), "b".to_owned())].into(),

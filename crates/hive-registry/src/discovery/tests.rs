@@ -36,7 +36,7 @@ fn wanting(capabilities: &[&str]) -> Filter {
 
 fn found(directory: &Directory, filter: &Filter, limit: usize, chance: u64) -> Vec<String> {
     let name = |known: &Known| known.agent.registration.instance_key.to_string();
-    directory.discover(filter, limit, chance).into_iter().map(name).collect()
+    directory.discover(filter, limit, chance).best.into_iter().map(name).collect()
 }
 
 /// Multiples of it are spread over all identifiers.
@@ -142,7 +142,7 @@ fn an_explanation_says_why_and_why_not() {
         ("unable", &["TEST"], Standing::Healthy, None),
     ]);
     let filter = wanting(BUILD);
-    let explained = explain(&directory, &filter, &directory.discover(&filter, 1, 0));
+    let explained = explain(&directory, &filter, &directory.discover(&filter, 1, 0).best);
     let whys: Vec<&str> = explained.iter().map(|one| &*one.why_not).collect();
     assert_eq!(whys.first(), Some(&""));
     for reason in ["others are better", "not been heard", "executions failed", "cannot BUILD"] {

@@ -4,7 +4,9 @@ use super::*;
 use crate::agent::tests::agent;
 use crate::agent::{AgentId, Standing};
 use crate::store::Revision;
-use hive_api::registry::{AgentInfo, AgentTelemetry, DiscoverAgentsResponse};
+use hive_api::registry::{
+    AgentInfo, AgentTelemetry, DiscoverAgentsResponse, DiscoverManyResponse, DiscoverResult,
+};
 use std::sync::Arc;
 
 /// Agents with much, with nothing, and with what is hard to write.
@@ -55,6 +57,52 @@ fn an_answer_has_its_agents_in_order_and_its_explanations() {
         explanations: vec![explanation],
     };
     assert_eq!(answer, Ok(expected));
+}
+
+#[test]
+fn many_answers_have_their_agents_and_their_refusals_in_order() {
+    let found = agents();
+    let mut results = Results::default();
+    assert_eq!(results.found(&found), Ok(()));
+    results.refused(&Refused::malformed("max_results", "it is odd").into());
+    assert_eq!(results.found(&[]), Ok(()));
+    let answer = |agents| DiscoverResult {
+        found: Some(DiscoverAgentsResponse { agents, ranked: true, explanations: Vec::new() }),
+        ..DiscoverResult::default()
+    };
+    let refused =
+        DiscoverResult { found: None, code: 3, error: "max_results: it is odd".to_owned() };
+    let expected = DiscoverManyResponse {
+        results: vec![answer(found.iter().map(Known::info).collect()), refused, answer(Vec::new())],
+    };
+    assert_eq!(DiscoverManyResponse::decode(results.encoded()), Ok(expected));
+}
+
+/// The largest agents that may register, in one answer that most clients would refuse.
+#[test]
+fn answers_that_do_not_fit_are_refused_one_by_one() {
+    let mut large = agents().swap_remove(0);
+    let mut agent = agent(Standing::Healthy);
+    agent.registration.metadata = [("k".into(), "v".repeat(2_000).into())].into();
+    agent.registration.capabilities =
+        (10..74).map(|number| format!("{}{number}", "c".repeat(62)).into()).collect();
+    agent.owner = format!("spiffe://example.org/{}", "w".repeat(2_000)).into();
+    large.agent = Arc::new(agent);
+    let five = vec![large; 5];
+    let mut results = Results::default();
+    let answers: Vec<_> = (0..100).map(|_| results.found(&five)).collect();
+    let fit = answers.iter().take_while(|answer| answer.is_ok()).count();
+    assert!((80..100).contains(&fit), "{fit}");
+    for refused in answers.into_iter().skip(fit) {
+        let status = Status::from(refused.expect_err("there is no room for it"));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        results.refused(&status);
+    }
+    assert_eq!(results.found(&[]), Ok(()), "a smaller one has room");
+    let encoded = results.encoded();
+    assert!(encoded.len() <= RESPONSE_BYTES_MAX, "{}", encoded.len());
+    let answer = DiscoverManyResponse::decode(encoded).expect("it is read");
+    assert_eq!(answer.results.len(), 101);
 }
 
 #[test]

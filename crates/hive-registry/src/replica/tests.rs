@@ -94,7 +94,7 @@ impl World {
     }
 
     fn offered(&self) -> usize {
-        self.replica.directory().discover(&Filter::default(), 5, 0).len()
+        self.replica.directory().discover(&Filter::default(), 5, 0).best.len()
     }
 }
 

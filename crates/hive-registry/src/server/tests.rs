@@ -6,6 +6,7 @@ mod import;
 mod input;
 mod metrics;
 mod python;
+mod questions;
 mod streams;
 
 use super::*;

@@ -446,13 +446,13 @@ impl World {
         let offered = |rank: &Rank| rank.is_offered();
         let mut expected: Vec<Rank> = meant.map(rank).filter(offered).collect();
         expected.sort();
-        let all = directory.discover(&filter, usize::MAX, chance);
+        let all = directory.discover(&filter, usize::MAX, chance).best;
         let ranks = |found: &[&crate::directory::Known]| {
             found.iter().map(|known| rank(known)).collect::<Vec<_>>()
         };
         assert!(all.iter().all(|known| known.agent.standing.is_discoverable()));
         assert_eq!(ranks(&all), expected);
-        let best = ranks(&directory.discover(&filter, limit, chance));
+        let best = ranks(&directory.discover(&filter, limit, chance).best);
         assert_eq!(best, expected[..limit.min(expected.len())]);
     }
 

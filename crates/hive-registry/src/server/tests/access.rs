@@ -12,11 +12,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 /// Whether an operator, the orchestrator, a worker and another replica may call each method. Nobody else may call any.
-const MAY: [(&str, [bool; 4]); 12] = [
+const MAY: [(&str, [bool; 4]); 13] = [
     ("Attend", [false, false, true, false]),
     ("Deliver", [false, false, false, true]),
     ("Deregister", [false, false, true, false]),
     ("DiscoverAgents", [true, true, true, false]),
+    ("DiscoverMany", [true, true, true, false]),
     ("GetAgent", [true, true, true, false]),
     ("Heartbeat", [false, false, true, false]),
     ("HeartbeatMany", [false, false, true, false]),

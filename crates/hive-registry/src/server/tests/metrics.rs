@@ -1,6 +1,7 @@
 //! What a collector reads.
 
 use super::*;
+use hive_api::registry::DiscoverManyRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -21,6 +22,8 @@ async fn the_metrics_count_what_was_done_under_the_names_that_dashboards_know() 
     stack.worker.heartbeat(heartbeat.clone()).await.expect("it is its own");
     assert!(stack.other.heartbeat(heartbeat).await.is_err());
     stack.operator.discover_agents(wanted("BUILD")).await.expect("allowed");
+    let questions = vec![wanted("BUILD"), wanted("TEST"), wanted("BUILD")];
+    stack.operator.discover_many(DiscoverManyRequest { questions }).await.expect("allowed");
     let page = page(&stack.metrics).await;
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
     for line in [
@@ -34,11 +37,14 @@ async fn the_metrics_count_what_was_done_under_the_names_that_dashboards_know() 
         "heartbeat_latency_seconds_count 2",
         "registry_operations_total{operation=\"Heartbeat\",status=\"success\"} 1",
         "registry_operations_total{operation=\"Heartbeat\",status=\"error\"} 1",
-        "discovery_duration_seconds_count 1",
-        "matching_candidates_evaluated_bucket{le=\"1\"} 1",
-        "agents_matched_sum 1",
+        "registry_operations_total{operation=\"DiscoverMany\",status=\"success\"} 1",
+        "discovery_requests_total{agent_type=\"AGENT_TYPE_UNSPECIFIED\"} 4",
+        "discovery_duration_seconds_count 4",
+        "matching_candidates_evaluated_bucket{le=\"0\"} 1",
+        "matching_candidates_evaluated_bucket{le=\"1\"} 4",
+        "agents_matched_sum 3",
         "etcd_operations_total{status=\"success\"} 1",
-        "grpc_auth_attempts_total{service=\"service-registry\",status=\"success\"} 4",
+        "grpc_auth_attempts_total{service=\"service-registry\",status=\"success\"} 5",
         "hive_registry_frozen 0",
     ] {
         assert!(page.lines().any(|said| said == line), "{line} is missing in\n{page}");
