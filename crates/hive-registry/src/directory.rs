@@ -1,6 +1,7 @@
 //! Every agent, folded from what the store says, and what heartbeats have said since.
 
 use crate::agent::{Agent, AgentId, Pulse};
+use crate::census::{Census, Counts};
 use crate::discovery::{self, Rank};
 use crate::filter::Filter;
 use crate::index::{Index, Kind, Question, Slot};
@@ -20,6 +21,7 @@ pub(crate) struct Directory {
     slots: BTreeMap<AgentId, Slot>,
     known: Slab<Known>,
     index: Index,
+    census: Census,
 }
 
 /// An agent, as the store has it, and its pulse, as its home has it.
@@ -66,6 +68,11 @@ impl Directory {
     /// How many agents `owner` has.
     pub(crate) fn owned_by(&self, owner: &str) -> usize {
         self.index.count((Kind::Owner, owner))
+    }
+
+    /// How many there are of each kind, without a look at any.
+    pub(crate) fn counts(&self) -> Counts {
+        self.census.counts()
     }
 
     pub(crate) fn agent(&self, id: AgentId) -> Option<&Known> {
@@ -138,6 +145,7 @@ impl Directory {
         let entry = self.known.vacant_entry();
         self.index.insert(entry.key(), known.rank(), known.agent.terms());
         self.slots.insert(id, entry.key());
+        self.census.enter(&known);
         entry.insert(known);
         before.map(|before| before.agent)
     }
@@ -146,13 +154,16 @@ impl Directory {
     pub(crate) fn remove(&mut self, id: AgentId) -> Option<Known> {
         let slot = self.slots.remove(&id)?;
         self.index.remove(slot);
-        Some(self.known.remove(slot))
+        let known = self.known.remove(slot);
+        self.census.leave(&known);
+        Some(known)
     }
 
     /// The agent was heard.
     pub(crate) fn beat(&mut self, id: AgentId, pulse: Pulse) -> Option<&Known> {
         let slot = *self.slots.get(&id)?;
         let known = &mut self.known[slot];
+        self.census.beat(known, &pulse);
         known.pulse = pulse;
         self.index.rank(slot, known.rank());
         Some(known)

@@ -29,8 +29,10 @@ pub(crate) async fn serve(
 }
 
 fn page(node: &Node, security: &Security, lease: Duration) -> String {
-    let replica = node.replica();
-    let page = node.metrics.render(replica.directory(), replica.is_frozen(), lease);
-    drop(replica);
+    let (agents, frozen) = {
+        let replica = node.replica();
+        (replica.directory().counts(), replica.is_frozen())
+    };
+    let page = node.metrics.render(&agents, frozen, lease);
     format!("{page}{security}")
 }

@@ -17,6 +17,7 @@ mod attend;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod bounds;
+mod census;
 mod config;
 mod directory;
 mod discovery;

@@ -1,10 +1,9 @@
 //! What the registry counts, in the text format of Prometheus. Names are the predecessor's where it had one.
 
 use crate::agent::Standing;
-use crate::directory::Directory;
+use crate::census::Counts;
 use crate::store::StoreError;
 use hive_api::registry::{AgentStatus, AgentType};
-use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -209,22 +208,16 @@ impl Metrics {
         answer
     }
 
-    /// All of it, with what the directory holds at this moment. An agent's lease is `lease` long.
-    pub(crate) fn render(&self, directory: &Directory, frozen: bool, lease: Duration) -> String {
+    /// All of it, with the agents that there are at this moment. An agent's lease is `lease` long.
+    pub(crate) fn render(&self, agents: &Counts, frozen: bool, lease: Duration) -> String {
         let mut text = String::new();
         // A String takes whatever is written to it.
-        _ = self.write(&mut text, directory, frozen, lease);
+        _ = self.write(&mut text, agents, frozen, lease);
         text
     }
 
-    fn write(
-        &self,
-        f: &mut String,
-        directory: &Directory,
-        frozen: bool,
-        lease: Duration,
-    ) -> fmt::Result {
-        active(f, directory, lease)?;
+    fn write(&self, f: &mut String, agents: &Counts, frozen: bool, lease: Duration) -> fmt::Result {
+        active(f, agents, lease)?;
         by_type(
             f,
             "agents_registered_total",
@@ -302,24 +295,13 @@ impl Metrics {
 }
 
 /// How many agents there are, and when the first of them would be dead.
-fn active(f: &mut String, directory: &Directory, lease: Duration) -> fmt::Result {
-    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let mut oldest: Option<i64> = None;
-    for known in directory.agents() {
-        let standing = known.agent.standing;
-        let key =
-            (known.agent.registration.agent_type.as_str_name(), standing.status().as_str_name());
-        *counts.entry(key).or_default() += 1;
-        if standing != Standing::Dead {
-            let seen = known.pulse.last_seen;
-            oldest = Some(oldest.map_or(seen, |oldest| oldest.min(seen)));
-        }
-    }
+fn active(f: &mut String, agents: &Counts, lease: Duration) -> fmt::Result {
     writeln!(f, "# TYPE agents_active gauge")?;
-    for ((agent_type, status), count) in counts {
-        writeln!(f, "agents_active{{agent_type=\"{agent_type}\",status=\"{status}\"}} {count}")?;
+    for ((agent_type, status), count) in &agents.agents {
+        let (kind, word) = (agent_type.as_str_name(), status.as_str_name());
+        writeln!(f, "agents_active{{agent_type=\"{kind}\",status=\"{word}\"}} {count}")?;
     }
-    let Some(oldest) = oldest else { return Ok(()) };
+    let Some(oldest) = agents.heard_first else { return Ok(()) };
     let expiry = oldest as f64 + lease.as_secs_f64();
     let name = "hive_registry_next_expiry_timestamp_seconds";
     writeln!(f, "# HELP {name} When the first live agent dies unless it is heard.")?;

@@ -7,6 +7,7 @@
 //! A failing run prints its seed; `HIVE_MODEL_SEED=… cargo test -p hive-registry one_seed -- --ignored` repeats it.
 
 mod ledger;
+mod reference;
 mod watcher;
 mod world;
 

@@ -1,10 +1,10 @@
 //! Replicas, agents, watchers, and the weather between them.
 
 use super::ledger::Ledger;
+use super::reference;
 use super::watcher::Watcher;
-use crate::agent::{Agent, AgentId, Registration, ReplicaId, Standing};
+use crate::agent::{Agent, AgentId, Registration, ReplicaId};
 use crate::bounds::{self, Refused};
-use crate::discovery::Rank;
 use crate::filter::Filter;
 use crate::liveness::Rules;
 use crate::replica::{Act, Now, Registering, Replica, Written};
@@ -137,7 +137,7 @@ impl World {
             }
         }
         if self.random.random_bool(0.2) {
-            self.discovery_is_as_in_the_reference();
+            self.a_directory_is_as_in_the_reference();
         }
     }
 
@@ -294,7 +294,7 @@ impl World {
         let known = known.filter(|known| known.agent.registration == registration);
         if let Some(before) = known.map(|known| known.agent.standing) {
             let heard = replica.heartbeat(now, owner, id, Some(telemetry));
-            let stands = stands(before, telemetry.success_rate);
+            let stands = reference::stands(before, telemetry.success_rate);
             assert_eq!(heard.map(|(_, standing)| standing), Ok(stands));
             return;
         }
@@ -416,13 +416,10 @@ impl World {
         }
         for _ in 0..count {
             let Some(item) = at.feed.pop_front() else { return };
-            match &item {
-                FeedItem::InSync { revision } => at.folded = Some(*revision),
-                FeedItem::Delete { revision, .. } | FeedItem::Put { revision, .. } => {
-                    at.folded = at.folded.map(|_| *revision);
-                }
-                FeedItem::Replicas(_) => {}
-            }
+            at.folded = match &item {
+                FeedItem::InSync { revision } => Some(*revision),
+                item => at.folded.map(|folded| item.revision().unwrap_or(folded)),
+            };
             at.replica.fold(now, item).expect("it was written by us");
         }
     }
@@ -436,24 +433,20 @@ impl World {
         }
     }
 
-    /// Every replica offers exactly those whom a look at each agent would offer, the best first.
-    fn discovery_is_as_in_the_reference(&mut self) {
+    /// Every replica offers and counts what a look at each agent would.
+    fn a_directory_is_as_in_the_reference(&mut self) {
         let (seat, filter) = (self.any_seat(), self.any_filter());
         let (limit, chance) = (self.random.random_range(1..6), self.random.random());
         let directory = self.seats[seat].replica.directory();
-        let meant = directory.agents().filter(|known| filter.admits(&known.agent));
-        let rank = |known: &crate::directory::Known| Rank::of(known.agent.standing, &known.pulse);
-        let offered = |rank: &Rank| rank.is_offered();
-        let mut expected: Vec<Rank> = meant.map(rank).filter(offered).collect();
-        expected.sort();
-        let all = directory.discover(&filter, usize::MAX, chance).best;
-        let ranks = |found: &[&crate::directory::Known]| {
-            found.iter().map(|known| rank(known)).collect::<Vec<_>>()
+        assert_eq!(directory.counts(), reference::counts(directory));
+        let expected = reference::offered(directory, &filter);
+        let found = |limit| {
+            let best = directory.discover(&filter, limit, chance).best;
+            assert!(best.iter().all(|known| known.agent.standing.is_discoverable()));
+            best.into_iter().map(reference::rank).collect::<Vec<_>>()
         };
-        assert!(all.iter().all(|known| known.agent.standing.is_discoverable()));
-        assert_eq!(ranks(&all), expected);
-        let best = ranks(&directory.discover(&filter, limit, chance).best);
-        assert_eq!(best, expected[..limit.min(expected.len())]);
+        assert_eq!(found(usize::MAX), expected);
+        assert_eq!(found(limit), expected[..limit.min(expected.len())]);
     }
 
     fn record(&self, agent: usize) -> Option<Agent> {
@@ -464,7 +457,7 @@ impl World {
     fn nobody_alive_is_doubted(&self) {
         for agent in (0..self.agents.len()).filter(|agent| self.agents[*agent].up) {
             let record = self.record(agent).expect("whoever heartbeats is registered");
-            let stands = stands(record.standing, self.agents[agent].rate);
+            let stands = reference::stands(record.standing, self.agents[agent].rate);
             assert_eq!(record.standing, stands, "{}", record.id);
         }
     }
@@ -483,21 +476,6 @@ impl World {
         for watcher in &self.watchers {
             assert_eq!(watcher.view, watcher.expected(&self.ledger));
         }
-    }
-}
-
-/// The reference: near a threshold two standings are right, and the one that is nearer to what was stays.
-fn stands(before: Standing, rate: f64) -> Standing {
-    let right = [
-        (Standing::Healthy, rate >= 0.5),
-        (Standing::Degraded, (0.3..0.55).contains(&rate)),
-        (Standing::Unhealthy, rate < 0.35),
-    ];
-    let mut right = right.into_iter().filter(|(_, is)| *is).map(|(standing, _)| standing);
-    let best = right.next().expect("one of them is right");
-    match (before, right.next()) {
-        (Standing::Degraded | Standing::Unhealthy, Some(worse)) => worse.min(before),
-        _ => best,
     }
 }
 
