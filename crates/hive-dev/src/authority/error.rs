@@ -16,6 +16,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A caller did not get its identity.
+    #[error("a caller at {path} did not get its identity: the authority's weather may refuse it")]
+    Caller {
+        /// The path of its SPIFFE ID.
+        path: String,
+        /// What the Workload API said.
+        source: hive_security::Error,
+    },
     /// The control stream broke.
     #[error("the control stream broke; the authority stops with it")]
     Control {

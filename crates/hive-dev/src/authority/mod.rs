@@ -24,6 +24,7 @@
 mod attest;
 mod bundle_endpoint;
 mod ca;
+mod caller;
 mod clock;
 mod config;
 mod control;

@@ -45,17 +45,20 @@ impl Stack {
         let directory = TempDir::new().expect("a directory");
         let socket = directory.path().join("api.sock");
         let authority = Authority::start(AuthorityConfig::new(socket)).await.expect("it starts");
-        let operator = attach(&authority, OPERATOR.path).await;
-        let worker = attach(&authority, &names::worker_path("w1")).await;
-        let other = attach(&authority, &names::worker_path("w2")).await;
+        let caller = async |path: &str| {
+            authority.caller(path, ORCHESTRATOR.name).await.expect("an identity")
+        };
+        let operator = caller(OPERATOR.path).await;
+        let worker = caller(&names::worker_path("w1")).await;
+        let other = caller(&names::worker_path("w2")).await;
         let entry = Entry::of_process(ORCHESTRATOR.path, std::process::id());
         authority.add_entry(entry).expect("an entry");
         let (ready, announced) = Ready::channel();
         let stop = CancellationToken::new();
         let served = tokio::spawn(run(config(&authority, &directory), ready, stop.clone()));
         let address = format!("https://{}", announced.await.expect("it serves")["address"]);
-        let caller = |workload| Caller::new(workload, &address);
-        let (operator, worker, other) = (caller(operator), caller(worker), caller(other));
+        let [operator, worker, other] =
+            [operator, worker, other].map(|workload| Caller::new(workload, &address));
         Self { authority, directory, operator, worker, other, stop, served }
     }
 
@@ -112,19 +115,6 @@ impl Caller {
     async fn report(&mut self, request: ReportRequest) -> Code {
         code(self.tickets.report(request).await)
     }
-}
-
-/// A workload with an identity of its own. One process has one identity at a time, so this one is fetched whole, and
-/// then the entry goes: what was fetched serves until it expires.
-async fn attach(authority: &Authority, path: &str) -> Workload {
-    let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
-    let config = WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE);
-    let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
-    let audience = Audience::of_service(ORCHESTRATOR.name, &workload.trust_domain());
-    workload.jwt_svid(&audience.expect("a name")).await.expect("there is an entry");
-    drop(upkeep);
-    assert!(authority.remove_entry(entry));
-    workload
 }
 
 fn config(authority: &Authority, directory: &TempDir) -> Config {

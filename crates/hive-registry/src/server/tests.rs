@@ -119,17 +119,9 @@ fn config(authority: &Authority, directory: &TempDir) -> Config {
     }
 }
 
-/// A caller with an identity of its own. One process has one identity at a time, so this one is fetched whole, and
-/// then the entry goes: what was fetched serves until it expires.
+/// A caller of the registry with an identity of its own.
 pub(crate) async fn caller(authority: &Authority, path: &str) -> Workload {
-    let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
-    let config = WorkloadConfig::new(authority.endpoint(), ATTACH_DEADLINE);
-    let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
-    let audience = Audience::of_service(REGISTRY.name, &workload.trust_domain()).expect("a name");
-    workload.jwt_svid(&audience).await.expect("there is an entry");
-    drop(upkeep);
-    assert!(authority.remove_entry(entry));
-    workload
+    authority.caller(path, REGISTRY.name).await.expect("an identity")
 }
 
 pub(crate) fn client(workload: &Workload, address: &str) -> Client {

@@ -1,5 +1,10 @@
 //! One `hive up` of a test's own: a free place, free ports, and everything it said.
 
+use hive_api::names::REGISTRY;
+use hive_api::registry::service_registry_client::ServiceRegistryClient;
+use hive_dev::authority::Authority;
+use hive_security::connect::{self, Channel};
+use hive_security::{Audience, IdPattern, Workload};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -267,6 +272,23 @@ fn read_lines(child: &mut Child) -> Receiver<Value> {
 pub(crate) fn signal(name: &str, pid: u32) {
     let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
     assert!(status.expect("kill can be run").success(), "process {pid} is gone already");
+}
+
+/// A client of a registry.
+pub(crate) type Client = ServiceRegistryClient<Channel>;
+
+/// A caller of the registry with an identity of its own, which lasts longer than the test.
+pub(crate) async fn caller(authority: &Authority, path: &str) -> Workload {
+    authority.caller(path, REGISTRY.name).await.expect("an identity")
+}
+
+/// Its client at this address.
+pub(crate) fn client(workload: &Workload, address: &str) -> Client {
+    let domain = workload.trust_domain();
+    let server = IdPattern::in_trust_domain(&domain, REGISTRY.path).expect("a pattern");
+    let audience = Audience::of_service(REGISTRY.name, &domain).expect("a name");
+    let channel = connect::channel(workload, address, server, audience).expect("an address");
+    ServiceRegistryClient::new(channel)
 }
 
 /// Polls a condition; there is no other way to see that another process has done something.

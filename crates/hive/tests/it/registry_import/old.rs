@@ -1,8 +1,7 @@
 //! The registry of before: a real Redis with its records, and beside it the one that takes them over.
 
-use crate::harness::{HIVE, Place};
+use crate::harness::{Client, HIVE, Place, caller, client};
 use hive_api::names::{OPERATOR, REGISTRY, WORKERS};
-use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{AgentInfo, ListAgentsRequest};
 use hive_dev::authority::{Authority, AuthorityConfig, Entry, Selector};
 use hive_dev::redis::Redis;
@@ -10,8 +9,7 @@ use hive_dev::vault::{Capability, JwtRole, PathRule, Sensitive, Setup, Vault};
 use hive_dev::witness::Witness;
 use hive_registry::{Config, StoreConfig};
 use hive_runtime::ready::Ready;
-use hive_security::connect::{self, Channel};
-use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
+use hive_security::WorkloadConfig;
 use redis::aio::MultiplexedConnection;
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
@@ -27,12 +25,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// What `json.dumps` of a whole record said, and of which agent.
+const RECORD: &str = include_str!("record.json");
+const RECORDED: &str = "3b1c9d1e-6f0a-4c55-9f55-0a4f1a2b3c4d";
 /// Nobody falls silent here.
 const SILENCE: Duration = Duration::from_secs(3_600);
 
 /// Both of them, and one of the workers.
 pub(super) struct Old {
-    pub(super) worker: ServiceRegistryClient<Channel>,
+    pub(super) worker: Client,
     place: Place,
     authority: Authority,
     vault: Vault,
@@ -55,16 +56,9 @@ pub(super) fn key(kind: &str, number: usize) -> String {
     format!("neural-hive:agents:{kind}:{}", id(number))
 }
 
-/// A record as `json.dumps` writes it.
+/// The same of this agent.
 pub(super) fn record(kind: &str, number: usize) -> String {
-    format!(
-        "{{\"agent_id\": \"{}\", \"agent_type\": \"{kind}\", \"capabilities\": [\"terraform\", \"python\"], \
-         \"metadata\": {{\"zone\": \"a\"}}, \"telemetry\": {{\"success_rate\": 0.97, \"avg_duration_ms\": 1200, \
-         \"total_executions\": 240, \"failed_executions\": 7, \"last_execution_at\": 1717171717}}, \
-         \"status\": \"UNHEALTHY\", \"registered_at\": 1717000000, \"last_seen\": 1717171720, \
-         \"namespace\": \"neural-hive-execution\", \"cluster\": \"eu\", \"version\": \"2.1.0\", \"schema_version\": 1}}",
-        id(number)
-    )
+    RECORD.replace(RECORDED, &id(number)).replace("WORKER", kind)
 }
 
 impl Old {
@@ -75,8 +69,8 @@ impl Old {
         let server = Redis::start(&program, &place.path().join("redis")).await.expect("it starts");
         let password = server.password.expose_secret();
         let url = format!("redis://:{password}@{}:{}", server.host, server.port);
-        let client = redis::Client::open(url).expect("an address");
-        let connection = client.get_multiplexed_async_connection().await.expect("it lets us in");
+        let opened = redis::Client::open(url).expect("an address");
+        let connection = opened.get_multiplexed_async_connection().await.expect("it lets us in");
         std::fs::write(place.path().join("password"), format!("{password}\n")).expect("written");
 
         let config = AuthorityConfig::new(place.path().join("api.sock"));
@@ -90,7 +84,7 @@ impl Old {
         let (stop, ending) = (CancellationToken::new(), Arc::default());
         let (address, served) = serve(&place, &authority, &stop).await;
         let mut old = Self {
-            worker: client_of(&worker, &address),
+            worker: client(&worker, &address),
             place,
             authority,
             vault,
@@ -314,25 +308,4 @@ async fn serve(
     let served = tokio::spawn(hive_registry::run(config, ready, stop.clone()));
     let address = announced.await.expect("it serves")["address"].clone();
     (format!("https://{address}"), served)
-}
-
-/// One with an identity of its own: it is fetched whole, and lasts longer than the test.
-async fn caller(authority: &Authority, path: &str) -> Workload {
-    let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
-    let config = WorkloadConfig::new(authority.endpoint(), DEADLINE);
-    let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
-    let audience = Audience::of_service(REGISTRY.name, &workload.trust_domain()).expect("a name");
-    workload.jwt_svid(&audience).await.expect("there is an entry");
-    drop(upkeep);
-    assert!(authority.remove_entry(entry));
-    workload
-}
-
-fn client_of(workload: &Workload, address: &str) -> ServiceRegistryClient<Channel> {
-    let domain = workload.trust_domain();
-    let server = IdPattern::in_trust_domain(&domain, REGISTRY.path).expect("a pattern");
-    let audience = Audience::of_service(REGISTRY.name, &domain).expect("a name");
-    ServiceRegistryClient::new(
-        connect::channel(workload, address, server, audience).expect("an address"),
-    )
 }

@@ -1,16 +1,16 @@
 //! Served replicas, each a process of its own, on a real etcd; and who calls them.
 
-use crate::harness::{HIVE, Place, wait_until};
+pub(super) use crate::harness::Client;
+use crate::harness::{HIVE, Place, caller, client, wait_until};
 use hive_api::names::{OPERATOR, REGISTRY, WORKERS};
-use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{
     AgentChangeEvent, AgentInfo, HeartbeatManyRequest, HeartbeatRequest, HeartbeatResult,
     ListAgentsRequest, RegisterRequest, WatchAgentsRequest,
 };
 use hive_dev::authority::{Authority, AuthorityConfig, Entry};
 use hive_dev::etcd::{Etcd, Files};
-use hive_security::connect::{self, Channel};
-use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
+use hive_security::connect;
+use hive_security::{IdPattern, Workload};
 use prost::Message;
 use std::fs::File;
 use std::path::Path;
@@ -28,8 +28,6 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 const ETCD: &str = "/ns/neural-hive/sa/etcd";
 const PREFIX: &str = "test/";
-
-pub(super) type Client = ServiceRegistryClient<Channel>;
 
 pub(super) struct Fleet {
     pub(super) etcd: Etcd,
@@ -176,26 +174,6 @@ struct NodeStatus {
 struct NodeHeader {
     #[prost(uint64, tag = "2")]
     member_id: u64,
-}
-
-/// One with an identity of its own: it is fetched whole, and lasts longer than the test.
-async fn caller(authority: &Authority, path: &str) -> Workload {
-    let entry = authority.add_entry(Entry::of_process(path, std::process::id())).expect("an entry");
-    let config = WorkloadConfig::new(authority.endpoint(), DEADLINE);
-    let (workload, upkeep) = Workload::attach(config).await.expect("there is an entry");
-    let audience = Audience::of_service(REGISTRY.name, &workload.trust_domain()).expect("a name");
-    workload.jwt_svid(&audience).await.expect("there is an entry");
-    drop(upkeep);
-    assert!(authority.remove_entry(entry));
-    workload
-}
-
-fn client(workload: &Workload, address: &str) -> Client {
-    let domain = workload.trust_domain();
-    let server = IdPattern::in_trust_domain(&domain, REGISTRY.path).expect("a pattern");
-    let audience = Audience::of_service(REGISTRY.name, &domain).expect("a name");
-    let channel = connect::channel(workload, address, server, audience).expect("an address");
-    ServiceRegistryClient::new(channel)
 }
 
 /// Whatever the weather, it is done within the deadline or has failed.

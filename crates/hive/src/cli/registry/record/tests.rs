@@ -14,17 +14,13 @@ fn read_json(document: &Value) -> Result<AgentInfo, String> {
 }
 
 /// What `json.dumps` of a whole record says.
-const WRITTEN: &str = r#"{"agent_id": "3b1c9d1e-6f0a-4c55-9f55-0a4f1a2b3c4d", "agent_type": "WORKER",
-    "capabilities": ["python", "terraform"], "metadata": {"zone": "a"},
-    "telemetry": {"success_rate": 0.97, "avg_duration_ms": 1200, "total_executions": 240, "failed_executions": 7,
-    "last_execution_at": 1717171717}, "status": "HEALTHY", "registered_at": 1717000000, "last_seen": 1717171720,
-    "namespace": "neural-hive-execution", "cluster": "eu", "version": "2.1.0", "schema_version": 1}"#;
+const WRITTEN: &str = include_str!("../../../../tests/it/registry_import/record.json");
 
 fn written() -> AgentInfo {
     AgentInfo {
         agent_id: ID.to_owned(),
         agent_type: AgentType::Worker.into(),
-        capabilities: vec!["python".to_owned(), "terraform".to_owned()],
+        capabilities: vec!["terraform".to_owned(), "python".to_owned()],
         metadata: [("zone".to_owned(), "a".to_owned())].into(),
         telemetry: Some(AgentTelemetry {
             success_rate: 0.97,
@@ -46,7 +42,7 @@ fn written() -> AgentInfo {
 fn a_document_is_read_whole_in_either_way_of_writing_it() {
     assert_eq!(read(&place(), WRITTEN.as_bytes()), Ok(written()));
     let in_json = json!({
-        "agentId": ID.to_ascii_uppercase(), "agentType": 1, "capabilities": ["python", "terraform"],
+        "agentId": ID.to_ascii_uppercase(), "agentType": 1, "capabilities": ["terraform", "python"],
         "metadata": { "zone": "a" }, "registeredAt": "1717000000", "lastSeen": "1717171720",
         "telemetry": { "successRate": 0.97, "avgDurationMs": "1200", "totalExecutions": "240",
             "failedExecutions": "7", "lastExecutionAt": "1717171717" },
