@@ -122,14 +122,15 @@ fn differences(theirs: &Answer, ours: &Answer) -> Vec<(String, String)> {
 
 /// A client that follows nothing and knows no authority: the servers are on loopback.
 fn plain_http() -> reqwest::Client {
+    http_trusting(rustls::RootCertStore::empty())
+}
+
+/// A client that follows nothing and knows these authorities.
+pub(crate) fn http_trusting(roots: rustls::RootCertStore) -> reqwest::Client {
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls =
         rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let tls = tls
-        .expect("versions")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    http_over(tls)
+    http_over(tls.expect("versions").with_root_certificates(roots).with_no_client_auth())
 }
 
 fn http_over(tls: rustls::ClientConfig) -> reqwest::Client {

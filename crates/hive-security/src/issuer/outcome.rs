@@ -148,6 +148,14 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_token_that_is_not_renewed_is_used_to_its_end_and_not_asked_for_again() {
+        let vault = Script::saying(json_answer(500, "{}")).await.client();
+        let error = VaultError::NotRenewed { operation: operation() };
+        let failure = of_renewal(&vault, &token(), &Target::Token, &error).await;
+        assert_eq!(failure, Failure::Denied);
+    }
+
     fn operation() -> String {
         "GET database/creds/app".to_owned()
     }

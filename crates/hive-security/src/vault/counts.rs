@@ -68,7 +68,7 @@ operations! {
 }
 
 /// Every word that [`VaultError::kind`] has, and the one for success.
-const STATUSES: [&str; 16] = [
+const STATUSES: [&str; 17] = [
     "success",
     "config",
     "denied",
@@ -77,6 +77,7 @@ const STATUSES: [&str; 16] = [
     "login_refused",
     "name",
     "not_found",
+    "not_renewed",
     "not_serving",
     "protocol",
     "rejected",

@@ -61,6 +61,15 @@ pub enum VaultError {
         /// Method and path.
         operation: String,
     },
+    /// Nothing was renewed, and Vault did not say why: OpenBao answers so (204) when the certificate role of a token is gone.
+    /// The token lives to its end.
+    #[error(
+        "Vault has not renewed the token ({operation}): its role is gone; log in again, and check that the role exists"
+    )]
+    NotRenewed {
+        /// Method and path.
+        operation: String,
+    },
     /// A standby that has not heard of our token yet, or a node that does not serve requests.
     #[error("this Vault node cannot serve {operation} now ({status})")]
     NotServing {
@@ -200,6 +209,7 @@ impl VaultError {
             Self::Login { .. } => "login_refused",
             Self::Name { .. } => "name",
             Self::NotFound { .. } => "not_found",
+            Self::NotRenewed { .. } => "not_renewed",
             Self::NotServing { .. } => "not_serving",
             Self::Protocol { .. } => "protocol",
             Self::Rejected { .. } => "rejected",

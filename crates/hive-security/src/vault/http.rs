@@ -344,6 +344,11 @@ impl Reply {
         self.body.is_empty()
     }
 
+    /// It renewed nothing.
+    pub(super) fn not_renewed(&self) -> VaultError {
+        VaultError::NotRenewed { operation: self.shown.clone() }
+    }
+
     pub(super) fn odd(&self, what: &'static str) -> VaultError {
         VaultError::Protocol { operation: self.shown.clone(), what }
     }

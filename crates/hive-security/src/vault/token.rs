@@ -62,7 +62,7 @@ impl VaultClient {
         Ok(self.call(call.token(token)).await?.data::<RawToken>()?.into())
     }
 
-    /// Extends the token.
+    /// Extends the token. With [`VaultError::NotRenewed`] it was not, and will not be: a login is needed before it ends.
     pub async fn renew_self(
         &self,
         token: &SecretString,
@@ -72,6 +72,9 @@ impl VaultClient {
         let route = Route::fixed("auth/token/renew-self");
         let call = Call::new(Operation::TokenRenew, Method::POST, route);
         let reply = self.call(call.token(token).body(body.bytes())).await?;
+        if reply.is_empty() {
+            return Err(reply.not_renewed());
+        }
         let envelope = reply.envelope()?;
         let auth = envelope.auth.ok_or_else(|| reply.odd("it carries no `auth`"))?;
         Ok(Renewal {

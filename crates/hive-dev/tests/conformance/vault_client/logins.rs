@@ -12,6 +12,9 @@ use hive_security::SecretJson;
 use hive_security::vault::{
     LoginError, LoginFault, LoginMethod, SecretId, VaultClient, VaultConfig, VaultError,
 };
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,6 +23,7 @@ use super::{World, write};
 use crate::kubernetes::{SERVICE_ACCOUNT, token_reviews};
 use crate::member::Member;
 use crate::spire::find;
+use crate::vault::http_trusting;
 
 const PATH: &str = "/ns/shop/sa/cart";
 const ID: &str = "spiffe://hive.test/ns/shop/sa/cart";
@@ -299,6 +303,19 @@ impl Certain {
         write(&self.vault, &self.server.root(), path, data).await;
     }
 
+    /// What our client never does.
+    async fn delete(&self, path: &str) {
+        let VaultConfig { ca_pem, address, .. } = self.server.config();
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem.expect("one").as_bytes()) {
+            roots.add(certificate.expect("PEM")).expect("a certificate");
+        }
+        let url = format!("{address}/v1/{path}");
+        let request = http_trusting(roots).delete(url);
+        let request = request.header("x-vault-token", self.server.root().expose_secret());
+        assert_eq!(request.send().await.expect("an answer").status(), 204);
+    }
+
     /// The role is for our ID, and for certificates of the authorities that are in the bundle now.
     async fn trust(&self) {
         let bundle: Value = serde_json::from_str(&self.authority.bundle_document()).expect("JSON");
@@ -351,6 +368,14 @@ async fn x509_svids_log_in(server: impl AsyncFnOnce(&Path) -> Secure) {
     assert_eq!((login.ttl, login.renewable), (MINUTE, true));
     assert!(!format!("{login:?}").contains(login.token.expose_secret()));
     world.vault.renew_self(&login.token, MINUTE).await.expect("its X.509-SVID is current");
+
+    // Without its role it lives on, and is not renewed, of which the server says nothing.
+    world.delete(CERT).await;
+    let kept = world.vault.renew_self(&login.token, MINUTE).await;
+    assert!(matches!(kept, Err(VaultError::NotRenewed { .. })), "{kept:?}");
+    world.vault.lookup_self(&login.token).await.expect("it lives on");
+    world.trust().await;
+    world.vault.renew_self(&login.token, MINUTE).await.expect("its role is there again");
 
     // The next handshake presents the next X.509-SVID, which the role does not believe before it is told to.
     world.replaced(async || world.authority.rotate_x509().await.expect("it rotates")).await;

@@ -43,6 +43,15 @@ async fn a_revocation_is_waited_for_and_a_renewal_asks_for_no_less_than_was_want
 }
 
 #[tokio::test]
+async fn a_token_that_is_silently_not_renewed_needs_another_login() {
+    let vault = Script::saying(answer(204, "", "")).await.client();
+    let error = vault.renew_self(&token(), Duration::from_secs(60)).await.unwrap_err();
+    assert!(matches!(error, VaultError::NotRenewed { .. }), "{error:?}");
+    assert!(error.to_string().contains("log in again"), "{error}");
+    assert!(error.had_no_effect() && !error.is_transient());
+}
+
+#[tokio::test]
 async fn what_is_to_be_wrapped_says_so_and_a_bare_answer_is_no_wrapped_one() {
     let script = Script::saying(json_answer(200, FOUND)).await;
     let minute = Duration::from_secs(60);
