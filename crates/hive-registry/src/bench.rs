@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hive_api::names::REGISTRY;
+use hive_runtime::telemetry;
 use hive_security::serve::{self, Authenticate, Peer};
 use hive_security::{Audience, Workload, WorkloadConfig};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -40,6 +41,7 @@ static CALLER: OnceLock<Peer> = OnceLock::new();
 
 /// Serves until its input ends. Whoever makes the first call is taken for the caller of all plain ones.
 pub async fn serve(endpoint: &str, directory: &Path) {
+    telemetry::init(telemetry::DEFAULT_FILTER).unwrap();
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     orders.next_line().await.unwrap().unwrap();
     let config = WorkloadConfig::new(endpoint, ATTACH_DEADLINE);

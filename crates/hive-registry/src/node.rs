@@ -6,7 +6,7 @@
 //!    └──────── write ◀── judge ─┘
 //! ```
 
-use crate::agent::AgentId;
+use crate::agent::{Agent, AgentId};
 use crate::liveness::Vital;
 use crate::metrics::Metrics;
 use crate::replica::{Act, Now, Replica, Written};
@@ -239,9 +239,11 @@ impl Node {
     }
 
     async fn perform(&self, id: AgentId, change: Change, vital: Vital) {
+        // Read before, for the feed may have removed it by then.
+        let known = self.replica().directory().agent(id).map(|known| Arc::clone(&known.agent));
         let written = self.try_write(change).await;
         match &written {
-            Ok(_) => self.note(id, vital),
+            Ok(_) => self.note(id, vital, known.as_deref()),
             // The feed tells what it is instead, and what follows.
             Err(StoreError::Conflict) => {}
             Err(error) => {
@@ -256,12 +258,9 @@ impl Node {
         self.change(|replica| replica.written(id, what));
     }
 
-    fn note(&self, id: AgentId, vital: Vital) {
-        let replica = self.replica();
-        let known = replica.directory().agent(id);
-        let agent_type = known.map(|known| known.agent.registration.agent_type).unwrap_or_default();
-        let owner = known.map(|known| known.agent.owner.to_string()).unwrap_or_default();
-        drop(replica);
+    fn note(&self, id: AgentId, vital: Vital, known: Option<&Agent>) {
+        let agent_type = known.map(|known| known.registration.agent_type).unwrap_or_default();
+        let owner = known.map_or("", |known| &*known.owner);
         match vital {
             Vital::Alive => tracing::debug!(agent = %id, owner, "its standing changed"),
             Vital::Suspect => tracing::info!(agent = %id, owner, "suspect: no heartbeat"),

@@ -182,8 +182,13 @@ impl WatchLog {
         Cursor { revision, history: self.history }
     }
 
-    /// At most `max` events behind the cursor, which moves there.
-    pub(crate) fn after(&self, cursor: &mut Cursor, max: usize) -> Result<Vec<Event>, Lost> {
+    /// Shows at most `max` events behind the cursor, which moves there, and says how many there were.
+    pub(crate) fn read(
+        &self,
+        cursor: &mut Cursor,
+        max: usize,
+        mut show: impl FnMut(&Event),
+    ) -> Result<usize, Lost> {
         if cursor.history != self.history {
             return Err(Lost::Reset);
         }
@@ -191,10 +196,12 @@ impl WatchLog {
             return Err(Lost::Behind { since: self.since });
         }
         let from = self.events.partition_point(|event| event.revision <= cursor.revision);
-        let events: Vec<Event> = self.events.iter().skip(from).take(max).cloned().collect();
-        if let Some(last) = events.last() {
-            cursor.revision = last.revision;
+        let mut shown = 0;
+        for event in self.events.range(from..).take(max) {
+            show(event);
+            cursor.revision = event.revision;
+            shown += 1;
         }
-        Ok(events)
+        Ok(shown)
     }
 }

@@ -15,6 +15,7 @@ use prost::bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -32,6 +33,7 @@ pub(crate) struct Watching {
     phase: Phase,
     ready: VecDeque<Bytes>,
     cursor: Cursor,
+    folded: Receiver<Option<Revision>>,
 }
 
 enum Phase {
@@ -71,8 +73,9 @@ impl Watching {
             Some(from) => Phase::Past { feed: past(&node, from).await? },
         };
         let cursor = node.log().cursor(from.unwrap_or(latest));
+        let folded = node.folded();
         node.metrics.watches.up();
-        Ok(Self { node, stop, filter, phase, ready: VecDeque::new(), cursor })
+        Ok(Self { node, stop, filter, phase, ready: VecDeque::new(), cursor, folded })
     }
 
     /// The next event, encoded. After an error, the watch is over.
@@ -81,15 +84,14 @@ impl Watching {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            let stop = self.stop.clone();
-            tokio::select! {
-                progressed = self.progress() => progressed?,
-                () = stop.cancelled() => return Err(self.ended("this replica stops")),
+            if self.stop.is_cancelled() {
+                return Err(self.ended("this replica stops"));
             }
+            self.progress().await?;
         }
     }
 
-    /// Makes more events ready, or waits until there are some.
+    /// Makes more events ready, or waits until there are some, or the replica is to stop.
     async fn progress(&mut self) -> Result<(), Status> {
         match &mut self.phase {
             Phase::Snapshot { after } => {
@@ -100,7 +102,10 @@ impl Watching {
                 Ok(())
             }
             Phase::Past { feed } => {
-                let item = feed.next().await.map_err(|error| lost_past(&error))?;
+                let item = tokio::select! {
+                    item = feed.next() => item.map_err(|error| lost_past(&error))?,
+                    () = self.stop.cancelled() => return Ok(()),
+                };
                 self.take_past(item)
             }
             Phase::Recent { until } => {
@@ -149,35 +154,32 @@ impl Watching {
     }
 
     fn read_recent(&mut self, until: Revision) -> Result<(), Status> {
-        let events = self.events()?;
-        let over = events.is_empty() || self.cursor.revision >= until;
-        self.admit(&events);
-        if over {
+        if self.read()? == 0 || self.cursor.revision >= until {
             self.phase = self.synced();
         }
         Ok(())
     }
 
     async fn read_live(&mut self) -> Result<(), Status> {
-        // Subscribed first, so that nothing can come in between unseen.
-        let mut folded = self.node.folded();
-        folded.mark_unchanged();
-        let events = self.events()?;
-        self.admit(&events);
-        if events.is_empty() && folded.changed().await.is_err() {
-            return Err(self.ended("this replica stops"));
+        // Marked first, so that nothing can come in between unseen.
+        self.folded.mark_unchanged();
+        if self.read()? > 0 {
+            return Ok(());
         }
-        Ok(())
+        tokio::select! {
+            biased;
+            changed = self.folded.changed() => {
+                changed.map_err(|_| self.ended("this replica stops"))
+            }
+            () = self.stop.cancelled() => Ok(()),
+        }
     }
 
-    fn admit(&mut self, events: &[Event]) {
-        let filter = &self.filter;
-        self.ready.extend(events.iter().filter_map(|event| event.for_watch(filter)));
-    }
-
-    fn events(&mut self) -> Result<Vec<Event>, Status> {
-        let node = Arc::clone(&self.node);
-        let read = node.log().after(&mut self.cursor, EVENTS_AT_ONCE);
+    /// Takes the events that concern this watch, of those that come next, and says how many there were.
+    fn read(&mut self) -> Result<usize, Status> {
+        let Self { node, filter, ready, cursor, .. } = self;
+        let take = |event: &Event| ready.extend(event.for_watch(filter));
+        let read = node.log().read(cursor, EVENTS_AT_ONCE, take);
         read.map_err(|lost| match lost {
             Lost::Reset => Status::out_of_range(
                 "resume_revision: what happened since is not known here; watch again without it",

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::{Request, Response};
 use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
@@ -26,6 +26,9 @@ use tower::Service;
 pub(crate) const REQUEST_BYTES_MAX: usize = 256 * 1024;
 /// What a gRPC client accepts by default.
 pub(crate) const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What is made ready for an answer, before it is known, and how much of several answers is sent together.
+const ANSWER_BYTES: usize = 512;
+const ANSWERS_BYTES_MAX: usize = 16 * 1024;
 const DISCOVER: &str = "DiscoverAgents";
 const DISCOVER_MANY: &str = "DiscoverMany";
 const WATCH: &str = "WatchAgents";
@@ -186,6 +189,11 @@ impl<T> Encoder for Encoded<T> {
     fn encode(&mut self, answer: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         to.put(answer);
         Ok(())
+    }
+
+    /// Small, for each of ten thousand watches has such a buffer for as long as it lasts.
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(ANSWER_BYTES, ANSWERS_BYTES_MAX)
     }
 }
 

@@ -35,6 +35,10 @@ mod watcher;
 
 use std::process::ExitCode;
 
+/// That of the `hive` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     hive_runtime::harden::raise_open_files();
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,5 +1,6 @@
 //! Starts the server, calls it, and says what came of it.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -186,6 +187,7 @@ impl Server {
             .args(["serve", &authority.endpoint(), directory.to_str().unwrap()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(File::create(directory.join("registry.log")).unwrap())
             .kill_on_drop(true)
             .spawn()
             .unwrap();

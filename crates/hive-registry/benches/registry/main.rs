@@ -3,8 +3,8 @@
 //! `cargo bench -p hive-registry --features bench --bench registry -- [--agents 99000] [--seconds 5] [--watchers 100,1000,10000]
 //! [--only secured,plain]`
 //!
-//! The server is a process of its own and keeps its records in a file of SQLite; all callers are another process on the
-//! same machine. `secured` is how the registry is served: mutual TLS, and each call carries a JWT-SVID that is verified.
+//! The server is a process of its own, logs as it does by default, and keeps its records in a file of SQLite; all callers
+//! are another process on the same machine. `secured` is how the registry is served: mutual TLS, and each call carries a JWT-SVID that is verified.
 //! `plain` is the same service without either, so that the price of knowing who calls is seen. 64 calls are in flight,
 //! on 4 connections; every registration is another agent, with four of a hundred capabilities.
 //!
@@ -22,6 +22,10 @@ mod calls;
 mod driver;
 mod watchers;
 
+/// That of the `hive` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -30,6 +34,10 @@ fn main() {
         ["serve", endpoint, directory] => {
             runtime.block_on(hive_registry::bench::serve(endpoint, directory.as_ref()));
         }
-        _ => runtime.block_on(driver::run(&driver::Options::read(&words))),
+        _ => {
+            // Without a subscriber, each span would look for another kind of log.
+            hive_runtime::telemetry::init("warn").unwrap();
+            runtime.block_on(driver::run(&driver::Options::read(&words)));
+        }
     }
 }

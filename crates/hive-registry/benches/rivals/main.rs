@@ -40,6 +40,10 @@ mod watchers;
 use options::Options;
 use table::Table;
 
+/// That of the `hive` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -48,7 +52,11 @@ fn main() {
         ["serve", endpoint, directory] => {
             runtime.block_on(hive_registry::bench::serve(endpoint, directory.as_ref()));
         }
-        _ => runtime.block_on(compare(&Options::read(&words))),
+        _ => {
+            // Without a subscriber, each span would look for another kind of log.
+            hive_runtime::telemetry::init("warn").unwrap();
+            runtime.block_on(compare(&Options::read(&words)));
+        }
     }
 }
 

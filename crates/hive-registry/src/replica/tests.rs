@@ -278,7 +278,7 @@ fn what_a_new_snapshot_does_not_tell_is_gone_and_every_watch_begins_anew() {
     let synced = FeedItem::InSync { revision: Revision(12) };
     world.replica.fold(now, synced).expect("it is well-formed");
     assert_eq!((world.standing(first), world.replica.directory().len()), (None, 1));
-    let lost = log.read().expect("no panic").after(&mut cursor, 10).map(|events| events.len());
+    let lost = log.read().expect("no panic").read(&mut cursor, 10, |_| {});
     assert_eq!(lost, Err(crate::watch::Lost::Reset));
 }
 

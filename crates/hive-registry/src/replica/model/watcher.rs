@@ -40,10 +40,10 @@ impl Watcher {
         let log = replica.log();
         let log = log.read().expect("no panic");
         let Some(mut cursor) = self.cursor.or_else(|| self.begin(replica, ledger)) else { return };
-        match log.after(&mut cursor, max) {
-            Ok(events) => {
-                let told: Vec<Bytes> =
-                    events.iter().filter_map(|event| event.for_watch(&self.filter)).collect();
+        let mut told: Vec<Bytes> = Vec::new();
+        let read = log.read(&mut cursor, max, |event| told.extend(event.for_watch(&self.filter)));
+        match read {
+            Ok(_) => {
                 told.into_iter().for_each(|event| self.take(event));
                 self.resume = Some(cursor.revision);
                 self.cursor = Some(cursor);
