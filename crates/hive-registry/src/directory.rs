@@ -8,7 +8,7 @@ use crate::index::{Index, Kind, Question, Slot};
 use crate::store::Revision;
 use hive_api::registry::AgentInfo;
 use slab::Slab;
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -18,7 +18,9 @@ const LOOKED_AT_MAX: usize = 2_048;
 /// The agents, by identifier and by what they have.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    slots: BTreeMap<AgentId, Slot>,
+    slots: HashMap<AgentId, Slot>,
+    /// For pages.
+    order: BTreeSet<AgentId>,
     known: Slab<Known>,
     index: Index,
     census: Census,
@@ -81,7 +83,7 @@ impl Directory {
 
     /// Every agent, in the order of identifiers.
     pub(crate) fn agents(&self) -> impl Iterator<Item = &Known> {
-        self.slots.values().map(|slot| &self.known[*slot])
+        self.order.iter().filter_map(|id| self.agent(*id))
     }
 
     /// At most `max` agents behind `after` that pass the filter. There may be fewer on a page that is not the last:
@@ -99,8 +101,8 @@ impl Directory {
             self.admitted(filter, &question, candidates.into_iter(), max)
         } else {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let candidates = self.slots.range((from, Bound::Unbounded));
-            let candidates = candidates.map(|(id, slot)| (*id, *slot));
+            let candidates = self.order.range((from, Bound::Unbounded));
+            let candidates = candidates.map(|id| (*id, self.slots[id]));
             self.admitted(filter, &question, candidates, max)
         }
     }
@@ -145,6 +147,7 @@ impl Directory {
         let entry = self.known.vacant_entry();
         self.index.insert(entry.key(), known.rank(), known.agent.terms());
         self.slots.insert(id, entry.key());
+        self.order.insert(id);
         self.census.enter(&known);
         entry.insert(known);
         before.map(|before| before.agent)
@@ -153,6 +156,7 @@ impl Directory {
     /// The store has no such record any more. Returns the last one.
     pub(crate) fn remove(&mut self, id: AgentId) -> Option<Known> {
         let slot = self.slots.remove(&id)?;
+        self.order.remove(&id);
         self.index.remove(slot);
         let known = self.known.remove(slot);
         self.census.leave(&known);

@@ -25,7 +25,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -71,10 +71,10 @@ impl Registry {
     /// One heartbeat, which touches memory only.
     fn beat(&self, node: &Node, caller: &str, heartbeat: HeartbeatRequest) -> HeartbeatResult {
         let HeartbeatRequest { agent_id, telemetry } = heartbeat;
-        let (began, now) = (Instant::now(), now());
+        let now = now();
         let heard = AgentId::parse("agent_id", &agent_id)
             .and_then(|id| node.change(|replica| replica.heartbeat(now, caller, id, telemetry)));
-        node.metrics.beat(began, heard.as_ref().ok().copied());
+        node.metrics.beat(now.monotonic, heard.as_ref().ok().copied());
         let last_seen = now.wall_s;
         match heard {
             Ok((_, standing)) => HeartbeatResult {

@@ -90,6 +90,7 @@ pub(crate) async fn run(options: &Options) {
 
 async fn measure<W: Way>(kind: &str, ways: &[W], server: &Server, options: &Options) {
     let few = &ways[..CONNECTIONS];
+    watchers::unwatched(&ways[0]).await.print(&format!("{kind}, a change that nobody watches"), 1);
     for number in &options.watchers {
         watch(kind, ways, *number).await;
     }

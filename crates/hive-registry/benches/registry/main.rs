@@ -14,8 +14,8 @@
 //! One identity may own 100,000 agents, and all of these have one owner.
 //!
 //! Watchers ask for the agents of one namespace, and ten times a second one of these is registered anew with another
-//! version. The time runs from before that call until a watcher has the event, so it contains the write. They come first,
-//! while there are no other agents, and once more at the end, when there are all.
+//! version. The time runs from before that call until a watcher has the event, so it contains the write; what that alone
+//! takes is told before. They come first, while there are no other agents, and once more at the end, when there are all.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench may panic, and is no interface")]
 
 mod calls;

@@ -39,6 +39,19 @@ pub(crate) async fn measure<W: Way>(ways: &[W], watchers: usize) -> Times {
     Times::new(tasks.join_all().await.concat(), lasted)
 }
 
+/// How long such a change takes to be answered while nobody watches.
+pub(crate) async fn unwatched<W: Way>(way: &W) -> Times {
+    let mut client = ServiceRegistryClient::new(way.clone());
+    let (began, mut took) = (Instant::now(), Vec::with_capacity(CHANGES));
+    for change in 0..CHANGES {
+        let sent = Instant::now();
+        client.register(changed(change)).await.unwrap();
+        took.push(sent.elapsed().as_micros() as u32);
+        tokio::time::sleep(BETWEEN).await;
+    }
+    Times::new(took, began.elapsed())
+}
+
 async fn watch<W: Way>(
     mut client: ServiceRegistryClient<W>,
     sent: Arc<Mutex<Vec<Instant>>>,

@@ -28,6 +28,8 @@ const LOCK_FILE: &str = "registry.lock";
 const DATA_FILE: &str = "registry.sqlite";
 /// Tables are made where there are none; there is one version of them so far.
 const SCHEMA: &str = include_str!("sqlite/schema.sql");
+/// Of a file that is made; one that is there keeps its own.
+const PAGE_BYTES: u32 = 1024;
 /// Changes that are kept for those who come back: some 30 MB of agents of usual size.
 const CHANGES_MAX: u64 = 65_536;
 /// Followers that read at the same moment; each connection is a thread.
@@ -85,8 +87,10 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             // A commit that was acknowledged survives the power, not only the process.
             .synchronous(SqliteSynchronous::Full)
+            // An agent is a few hundred bytes at a place of its own, and each commit writes whole pages.
+            .page_size(PAGE_BYTES)
             // Sixteen megabytes: pages that many commits change are folded in once.
-            .pragma("wal_autocheckpoint", "4000");
+            .pragma("wal_autocheckpoint", (16 * 1024 * 1024 / PAGE_BYTES).to_string());
         let mut connection = options.connect().await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
         let latest = begin_history(&mut connection).await?;
