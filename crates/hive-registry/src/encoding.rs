@@ -5,7 +5,7 @@ use crate::agent::{Agent, Pulse};
 use crate::bounds::Refused;
 use crate::directory::Known;
 use crate::wire::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
-use hive_api::registry::{AgentChangeEvent, Explanation};
+use hive_api::registry::{AgentChangeEvent, AgentInfo, Explanation};
 use prost::bytes::{BufMut, Bytes};
 use prost::{Message, length_delimiter_len};
 use tonic::Status;
@@ -16,13 +16,16 @@ const LENGTH_DELIMITED: u32 = 2;
 /// What the answers of one call may fill; a refusal, which quotes little of its question, always finds room beside them.
 const FOUND_BYTES_MAX: usize = RESPONSE_BYTES_MAX - REQUEST_BYTES_MAX;
 
-/// `DiscoverAgentsResponse`, ranked.
+/// `DiscoverAgentsResponse`, ranked: of those found, as many as fit, the best first.
 pub(crate) fn discovered(found: &[Known], explanations: &[Explanation]) -> Bytes {
     let mut answer = Vec::with_capacity(512 * found.len());
     let mut agent = Vec::with_capacity(512);
     for known in found {
         agent.clear();
         info(&known.agent, &known.pulse, known.revision.0, &mut agent);
+        if answer.len() + field_len_of(agent.len()) > FOUND_BYTES_MAX {
+            break;
+        }
         bytes(1, &agent, &mut answer);
     }
     number(2, 1, &mut answer);
@@ -30,6 +33,17 @@ pub(crate) fn discovered(found: &[Known], explanations: &[Explanation]) -> Bytes
         bytes(3, &explanation.encode_to_vec(), &mut answer);
     }
     answer.into()
+}
+
+/// How many of these fit into one answer, from the first.
+pub(crate) fn fitting(agents: &[AgentInfo]) -> usize {
+    let mut room = FOUND_BYTES_MAX;
+    let fits = |agent: &&AgentInfo| {
+        let left = room.checked_sub(field_len_of(agent.encoded_len()));
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    agents.iter().take_while(fits).count()
 }
 
 /// `DiscoverManyResponse`, result by result.
@@ -46,7 +60,7 @@ impl Results {
             return Err(Refused::Full(reason.to_owned()));
         }
         key(1, LENGTH_DELIMITED, &mut self.0);
-        varint((1 + length_delimiter_len(found.len()) + found.len()) as u64, &mut self.0);
+        varint(field_len_of(found.len()) as u64, &mut self.0);
         bytes(1, &found, &mut self.0);
         Ok(())
     }
@@ -120,7 +134,12 @@ fn text(field: u32, text: &str, to: &mut Vec<u8>) {
 
 /// How long such a string with a field number below 16 is.
 fn field_len(text: &str) -> usize {
-    if text.is_empty() { 0 } else { 1 + length_delimiter_len(text.len()) + text.len() }
+    if text.is_empty() { 0 } else { field_len_of(text.len()) }
+}
+
+/// How long a field with a number below 16 is that contains so many bytes.
+fn field_len_of(bytes: usize) -> usize {
+    1 + length_delimiter_len(bytes) + bytes
 }
 
 fn bytes(field: u32, bytes: &[u8], to: &mut Vec<u8>) {

@@ -4,6 +4,7 @@ use crate::agent::{AgentId, ReplicaId};
 use crate::attend::{self, Desk};
 use crate::bounds::{self, Refused};
 use crate::directory::Known;
+use crate::encoding;
 use crate::filter::Filter;
 use crate::forward::{self, Others};
 use crate::import;
@@ -265,13 +266,15 @@ impl ServiceRegistry for Registry {
             page = node.replica().directory().page(&filter, Some(last), missing);
         }
         let mut next_page_token = String::new();
-        if agents.len() > size {
+        let kept = encoding::fitting(&agents).min(size);
+        if agents.len() > kept {
             if page_size == 0 {
-                return Err(Status::resource_exhausted(format!(
-                    "more than {LISTED_MAX} agents match; ask for pages with page_size, or narrow the list with filters"
-                )));
+                return Err(Status::resource_exhausted(
+                    "more agents match than fit into one answer; ask for pages with page_size, or narrow the list with \
+                     filters",
+                ));
             }
-            agents.truncate(size);
+            agents.truncate(kept);
             next_page_token = agents.last().map(|last| last.agent_id.clone()).unwrap_or_default();
         }
         Ok(Response::new(ListAgentsResponse { agents, next_page_token, revision }))

@@ -78,9 +78,8 @@ fn many_answers_have_their_agents_and_their_refusals_in_order() {
     assert_eq!(DiscoverManyResponse::decode(results.encoded()), Ok(expected));
 }
 
-/// The largest agents that may register, in one answer that most clients would refuse.
-#[test]
-fn answers_that_do_not_fit_are_refused_one_by_one() {
+/// An agent as large as may register.
+fn large() -> Known {
     let mut large = agents().swap_remove(0);
     let mut agent = agent(Standing::Healthy);
     agent.registration.metadata = [("k".into(), "v".repeat(2_000).into())].into();
@@ -88,7 +87,25 @@ fn answers_that_do_not_fit_are_refused_one_by_one() {
         (10..74).map(|number| format!("{}{number}", "c".repeat(62)).into()).collect();
     agent.owner = format!("spiffe://example.org/{}", "w".repeat(2_000)).into();
     large.agent = Arc::new(agent);
-    let five = vec![large; 5];
+    large
+}
+
+#[test]
+fn a_page_and_a_ranking_end_where_an_answer_is_full() {
+    let found = vec![large(); 500];
+    let infos: Vec<AgentInfo> = found.iter().map(Known::info).collect();
+    let fit = fitting(&infos);
+    assert!((400..500).contains(&fit), "{fit}");
+    let encoded = discovered(&found, &[]);
+    assert!(encoded.len() <= RESPONSE_BYTES_MAX, "{}", encoded.len());
+    let answer = DiscoverAgentsResponse::decode(encoded).expect("it is read");
+    assert_eq!(answer.agents, infos[..fit]);
+    assert_eq!(fitting(&infos[..3]), 3);
+}
+
+#[test]
+fn answers_that_do_not_fit_are_refused_one_by_one() {
+    let five = vec![large(); 5];
     let mut results = Results::default();
     let answers: Vec<_> = (0..100).map(|_| results.found(&five)).collect();
     let fit = answers.iter().take_while(|answer| answer.is_ok()).count();
