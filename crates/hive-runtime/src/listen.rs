@@ -2,11 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// So many connections may wait to be accepted, if the kernel allows (`net.core.somaxconn`): a fleet that comes back at once
+/// comes within milliseconds, and whoever is turned away here tries again only after a second.
+const BACKLOG: u32 = 4096;
 
 /// Listens at `address`, and says where that is when its port was 0.
 pub async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // So that a service which is started again finds its port, although connections of the one before still end.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
 }

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{AUTHORIZATION, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -34,8 +35,12 @@ use crate::{Audience, Error, IdPattern, Workload, tls};
 /// A server that is there accepts within milliseconds; one that is not should not hold up a retry.
 const TCP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Two round trips and two signatures, on a busy machine.
-const TLS_DEADLINE: Duration = Duration::from_secs(3);
+/// Two round trips and two signatures, and before that a place in the line of a server to which everybody comes back at once.
+/// Waiting there costs it nothing, and coming again does.
+const TLS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why there was no connection is of no interest for longer, if nobody waited to hear it.
+const STALE_AFTER: Duration = Duration::from_secs(1);
 
 /// A call that was not taken, for its connection was closing, is handed to the next one. That may be the same again
 /// until everybody has noticed, hence more than twice.
@@ -251,7 +256,7 @@ impl Dialler {
             .keep_alive_while_idle(true);
         let connect = tower::service_fn(move |_: http::Uri| {
             let dialler = self.clone();
-            async move { dialler.dial().await.map(TokioIo::new) }
+            async move { dialler.dial_on().await.map(TokioIo::new) }
         });
         Ok(endpoint.connect_with_connector_lazy(connect))
     }
@@ -262,6 +267,21 @@ impl Dialler {
         let svid = self.workload.as_ref()?.x509_svid();
         let left = svid.map(|svid| svid.expires_at().duration_since(SystemTime::now()));
         Some(left.ok().and_then(Result::ok).unwrap_or_default())
+    }
+
+    /// Dials in a task of its own. tonic looks after a connection that is being made only while a call waits for it: one whose
+    /// call had given up would stand still, half done, while the server has done its half in vain. This one goes on, the next
+    /// call finds it, and only one is ever made at a time.
+    async fn dial_on(self) -> Result<TlsStream<TcpStream>, Unreachable> {
+        loop {
+            let dialler = self.clone();
+            let dialled = async move { (dialler.dial().await, Instant::now()) };
+            match AbortOnDropHandle::new(tokio::spawn(dialled)).await {
+                Ok((Err(_), at)) if at.elapsed() > STALE_AFTER => {}
+                Ok((dialled, _)) => return dialled,
+                Err(error) => return Err(self.unreachable(&error)),
+            }
+        }
     }
 
     async fn dial(&self) -> Result<TlsStream<TcpStream>, Unreachable> {

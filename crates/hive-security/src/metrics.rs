@@ -21,6 +21,7 @@ use crate::vault::{self as client, VaultClient};
 /// | `spiffe_svid_expiry_timestamp_seconds` | gauge | `svid_type` | when the default X.509-SVID expires |
 /// | `spiffe_last_update_timestamp_seconds` | gauge | `svid_type` | when the Workload API sent what is in use |
 /// | `spiffe_svid_fetch_total` | counter | `svid_type`, `status` | JWT-SVIDs asked of the Workload API: `success`, `denied`, `error` |
+/// | `hive_tls_handshakes_total` | counter | `status` | handshakes of its servers: `success`, `failed`, `expired`, `gone` (the client hung up first), `shed` (another came, and no place was left) |
 /// | `grpc_auth_attempts_total` | counter | `service`, `status` | calls: `success`, `failure`, `exempt` |
 /// | `grpc_auth_failures_total` | counter | `service`, `reason` | `unauthenticated` (who calls was not proved), `unauthorized` (no rule allows it) |
 /// | `grpc_auth_streams_ended_total` | counter | `service`, `reason` | streams cut off: a document `expired`, a new policy `revoked` them |
@@ -111,6 +112,7 @@ impl Display for Metrics {
         if let Some(workload) = &self.workload {
             identity(f, workload)?;
             fetches(f, workload)?;
+            handshakes(f, workload)?;
         }
         self.decisions(f)?;
         credentials::render(f, &self.credentials)?;
@@ -177,6 +179,20 @@ fn fetches(f: &mut fmt::Formatter<'_>, workload: &Workload) -> fmt::Result {
         sample(f, name, &[("svid_type", "jwt_svid"), ("status", status)], count)?;
     }
     Ok(())
+}
+
+fn handshakes(f: &mut fmt::Formatter<'_>, workload: &Workload) -> fmt::Result {
+    let name = "hive_tls_handshakes_total";
+    family(f, name, "counter", "Handshakes of this workload's servers, by how they ended.")?;
+    let handshakes = workload.handshakes();
+    let outcomes = [
+        ("success", handshakes.succeeded),
+        ("failed", handshakes.failed),
+        ("expired", handshakes.expired),
+        ("gone", handshakes.gone),
+        ("shed", handshakes.shed),
+    ];
+    outcomes.iter().try_for_each(|(status, count)| sample(f, name, &[("status", status)], count))
 }
 
 fn family(f: &mut fmt::Formatter<'_>, name: &str, kind: &str, help: &str) -> fmt::Result {
@@ -299,6 +315,6 @@ mod tests {
                 assert!(families.contains(line.split('{').next().unwrap()), "no type: {line}");
             }
         }
-        assert_eq!(families.len(), 6);
+        assert_eq!(families.len(), 7);
     }
 }

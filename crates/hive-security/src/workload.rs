@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::rotating::Rotating;
+use crate::serve::{HandshakeCounts, Handshakes};
 use crate::spiffe::id::{Audience, SpiffeId, TrustDomain};
 use crate::spiffe::jwt::{Fetch, JwtSvidFetches, JwtSvids};
 use crate::spiffe::pattern::IdPattern;
@@ -39,6 +40,7 @@ struct Inner {
     x509: Rotating<X509State>,
     jwt: Rotating<JwtState>,
     jwt_svids: JwtSvids,
+    handshakes: Arc<HandshakeCounts>,
 }
 
 /// The task that keeps a [`Workload`] current; spawn its [`run`](Self::run).
@@ -68,7 +70,8 @@ impl Workload {
         fetch: Arc<dyn Fetch>,
     ) -> Result<Self, Error> {
         let trust_domain = current_svid(&x509)?.spiffe_id().trust_domain();
-        let inner = Inner { trust_domain, x509, jwt, jwt_svids: JwtSvids::new(fetch) };
+        let jwt_svids = JwtSvids::new(fetch);
+        let inner = Inner { trust_domain, x509, jwt, jwt_svids, handshakes: Arc::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -119,6 +122,15 @@ impl Workload {
     /// How the fetches of JWT-SVIDs so far have ended.
     pub fn jwt_svid_fetches(&self) -> JwtSvidFetches {
         self.inner.jwt_svids.fetches()
+    }
+
+    /// How the handshakes of this workload's servers ([`serve`](crate::serve)) have ended so far.
+    pub fn handshakes(&self) -> Handshakes {
+        self.inner.handshakes.tally()
+    }
+
+    pub(crate) fn handshake_counts(&self) -> Arc<HandshakeCounts> {
+        Arc::clone(&self.inner.handshakes)
     }
 
     /// Verifies a JWT-SVID that someone presented as meant for `audience`.

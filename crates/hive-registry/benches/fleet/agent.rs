@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hive_api::registry::service_registry_client::ServiceRegistryClient;
 use hive_api::registry::{AgentTelemetry, AgentType, HeartbeatRequest, RegisterRequest};
 use hive_security::connect::Channel;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Response, Status};
 
@@ -41,17 +41,23 @@ pub(crate) struct Tally {
     /// Heartbeats that were answered with `NOT_FOUND`: the registry believes the agent gone.
     pub(crate) lost: AtomicU64,
     pub(crate) registered: AtomicU64,
+    /// Agents that have heartbeaten since a storm, once for each storm.
+    pub(crate) back: AtomicU64,
     /// In microseconds.
     pub(crate) took: Mutex<Vec<u32>>,
 }
 
-pub(crate) struct Agent {
+pub(crate) struct Agent<F> {
+    /// Makes a client with a connection of its own.
+    pub(crate) dial: F,
     pub(crate) client: ServiceRegistryClient<Channel>,
+    /// Each change is a storm.
+    pub(crate) storms: watch::Receiver<u64>,
     pub(crate) number: usize,
     pub(crate) tally: Arc<Tally>,
 }
 
-impl Agent {
+impl<F: Fn() -> ServiceRegistryClient<Channel>> Agent<F> {
     /// Registers in its turn, and heartbeats for ever.
     pub(crate) async fn live(mut self, doors: Arc<Semaphore>) {
         let door = doors.acquire().await.unwrap();
@@ -62,7 +68,16 @@ impl Agent {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for turn in self.number % BEATS_OF_A_VERSION.. {
-            ticks.tick().await;
+            let is_cut = tokio::select! {
+                _ = ticks.tick() => false,
+                _ = self.storms.changed() => true,
+            };
+            if is_cut {
+                self.client = (self.dial)();
+                self.say_alive(&mut id, turn).await;
+                self.tally.back.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             if turn % BEATS_OF_A_VERSION == BEATS_OF_A_VERSION - 1 {
                 self.update(turn).await;
             }

@@ -24,6 +24,7 @@ use crate::options::Options;
 use crate::outcome::{Outcome, Row};
 use crate::process::Process;
 use crate::rotation::{self, JWT_TTL, X509_TTL};
+use crate::storm::{self, Storm};
 use crate::traffic::{self, Answers};
 use crate::vitals::{self, Sample};
 use crate::watcher::{self, Seen};
@@ -59,7 +60,7 @@ pub(crate) async fn run(options: &Options) -> ExitCode {
     let directory = tempfile::tempdir().unwrap();
     let connections = vitals::connections_opened();
     let began = Instant::now();
-    let mut world = World::start(directory.path()).await;
+    let mut world = World::start(directory.path(), options.storms > 0).await;
     let empty = Sample::of(world.registry.id());
     world.open(options).await;
     world.accompany();
@@ -72,6 +73,9 @@ pub(crate) async fn run(options: &Options) -> ExitCode {
         opened.resident_mib(),
         empty.resident_mib(),
     );
+    for number in 1..=options.storms {
+        println!("storm {number}: {}", world.weather(options).await);
+    }
     let samples = world.live(options.lasts, opened).await;
     let connections = vitals::connections_opened() - connections;
     let course = Course { empty, opened, samples };
@@ -87,7 +91,7 @@ pub(crate) async fn run(options: &Options) -> ExitCode {
 
 impl World {
     /// The trust domain, the registry, and whoever watches it.
-    async fn start(directory: &Path) -> Self {
+    async fn start(directory: &Path, is_starved: bool) -> Self {
         let mut config = AuthorityConfig::new(directory.join("api.sock"));
         (config.x509_ttl, config.jwt_ttl) = (X509_TTL, JWT_TTL);
         let authority = Arc::new(Authority::start(config).await.unwrap());
@@ -96,7 +100,8 @@ impl World {
         let workload = attach(&authority).await;
         let log = File::create(directory.join("registry.log")).unwrap();
         let arguments = ["registry", &authority.endpoint(), directory.to_str().unwrap()];
-        let mut registry = Process::start(&arguments, log);
+        let start = if is_starved { Process::start_nicely } else { Process::start };
+        let mut registry = start(&arguments, log);
         authority.add_entry(Entry::of_process(REGISTRY.path, registry.id())).unwrap();
         let facts = ready::parse(&registry.ask("serve").await).expect("it is ready");
         let mut world = Self {
@@ -148,7 +153,9 @@ impl World {
             let agents = share.min(options.agents - first);
             let [first, agents, age] = Load { first, agents, age: options.age }.words();
             let arguments = ["host", &self.authority.endpoint(), &first, &agents, &age];
-            let host = Process::start_nicely(&arguments, Stdio::inherit());
+            // They stand for other machines, and take nothing from the registry but where it is to starve.
+            let start = if options.storms > 0 { Process::start } else { Process::start_nicely };
+            let host = start(&arguments, Stdio::inherit());
             let path = worker_path(&format!("host-{}", self.hosts.len()));
             self.authority.add_entry(Entry::of_process(path, host.id())).unwrap();
             self.hosts.push(host);
@@ -184,6 +191,37 @@ impl World {
         samples
     }
 
+    /// Cuts all connections at once, and watches everybody come back.
+    async fn weather(&mut self, options: &Options) -> Storm {
+        let hogs: Vec<Process> =
+            (0..options.hogs).map(|_| Process::start(&["hog"], Stdio::inherit())).collect();
+        let (before, calm) = (self.tell().await, self.look().await);
+        for host in &mut self.hosts {
+            host.order("storm").await;
+        }
+        let mut storm = Storm::of(options.agents as u64);
+        while storm.is_on() {
+            tokio::time::sleep(storm::BETWEEN_LOOKS).await;
+            let told = self.tell().await;
+            storm.note(told.back - before.back, told.beats_failed - before.beats_failed);
+        }
+        storm.end(&calm, &self.look().await);
+        for hog in hogs {
+            hog.stop().await;
+        }
+        tokio::time::sleep(storm::CALM).await;
+        storm
+    }
+
+    async fn look(&self) -> storm::Look {
+        storm::Look {
+            sample: Sample::of(self.registry.id()),
+            connections: vitals::connections_opened(),
+            dead: watcher::dead(&self.seen),
+            metrics: page(&self.metrics).await,
+        }
+    }
+
     /// All hosts together; of their documents, what the host with the fewest has.
     async fn tell(&mut self) -> Told {
         let mut all = Told { x509_svids: u64::MAX, jwt_svids: u64::MAX, ..Told::default() };
@@ -194,6 +232,7 @@ impl World {
             all.registrations_failed += told.registrations_failed;
             all.lost += told.lost;
             all.registered += told.registered;
+            all.back += told.back;
             all.x509_svids = all.x509_svids.min(told.x509_svids);
             all.jwt_svids = all.jwt_svids.min(told.jwt_svids);
         }

@@ -10,7 +10,7 @@ use hive_security::connect::{self, Channel};
 use hive_security::serve::ConnectionAge;
 use hive_security::{Audience, IdPattern, Workload, WorkloadConfig};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent, Tally};
@@ -56,21 +56,39 @@ pub(crate) struct Told {
     pub(crate) registered: u64,
     pub(crate) x509_svids: u64,
     pub(crate) jwt_svids: u64,
+    pub(crate) back: u64,
 }
 
 impl Told {
     pub(crate) fn read(line: &str) -> Self {
         let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
-        let [beats, beats_failed, registrations_failed, lost, registered, x509_svids, jwt_svids] =
-            numbers[..]
+        let [
+            beats,
+            beats_failed,
+            registrations_failed,
+            lost,
+            registered,
+            x509_svids,
+            jwt_svids,
+            back,
+        ] = numbers[..]
         else {
             panic!("{line:?} is no answer")
         };
-        Self { beats, beats_failed, registrations_failed, lost, registered, x509_svids, jwt_svids }
+        Self {
+            beats,
+            beats_failed,
+            registrations_failed,
+            lost,
+            registered,
+            x509_svids,
+            jwt_svids,
+            back,
+        }
     }
 }
 
-/// Takes orders until its input ends: where the registry is, then `tell` or `times` at any time.
+/// Takes orders until its input ends: where the registry is, then `tell`, `times` or `storm` at any time.
 pub(crate) async fn run(endpoint: &str, load: Load) {
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     let address = orders.next_line().await.unwrap().unwrap();
@@ -79,7 +97,8 @@ pub(crate) async fn run(endpoint: &str, load: Load) {
     tokio::spawn(upkeep.run(CancellationToken::new()));
     let replaced = count_x509_svids(&workload);
     let tally = Arc::new(Tally::default());
-    people(&workload, &address, load, &tally);
+    let (storm, storms) = watch::channel(0);
+    people(&workload, &address, load, &tally, &storms);
     if load.first == 0 {
         agent::fall_silent(client(&workload, &address, ConnectionAge::default())).await;
     }
@@ -91,7 +110,7 @@ pub(crate) async fn run(endpoint: &str, load: Load) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         match order.as_str() {
             "tell" => println!(
-                "{} {} {} {} {} {} {}",
+                "{} {} {} {} {} {} {} {}",
                 read(&tally.beats),
                 read(&tally.beats_failed),
                 read(&tally.registrations_failed),
@@ -99,7 +118,9 @@ pub(crate) async fn run(endpoint: &str, load: Load) {
                 read(&tally.registered),
                 read(&replaced),
                 workload.jwt_svid_fetches().succeeded,
+                read(&tally.back),
             ),
+            "storm" => storm.send_modify(|number| *number += 1),
             "times" => {
                 let took = std::mem::take(&mut *tally.took.lock().unwrap());
                 let took: Vec<String> = took.iter().map(ToString::to_string).collect();
@@ -110,11 +131,19 @@ pub(crate) async fn run(endpoint: &str, load: Load) {
     }
 }
 
-fn people(workload: &Workload, address: &str, load: Load, tally: &Arc<Tally>) {
+fn people(
+    workload: &Workload,
+    address: &str,
+    load: Load,
+    tally: &Arc<Tally>,
+    storms: &watch::Receiver<u64>,
+) {
     let doors = Arc::new(Semaphore::new(DOORS));
     for number in load.first..load.first + load.agents {
-        let client = client(workload, address, load.age_of(number));
-        let agent = Agent { client, number, tally: Arc::clone(tally) };
+        let (workload, address) = (workload.clone(), address.to_owned());
+        let dial = move || client(&workload, &address, load.age_of(number));
+        let (client, storms, tally) = (dial(), storms.clone(), Arc::clone(tally));
+        let agent = Agent { dial, client, storms, number, tally };
         tokio::spawn(agent.live(Arc::clone(&doors)));
     }
 }

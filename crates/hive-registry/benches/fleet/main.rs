@@ -1,7 +1,7 @@
 //! Ten thousand agents, each on a TLS connection of its own, while every identity rotates: does any of them die?
 //!
 //! `cargo bench -p hive-registry --features bench --bench fleet -- [--agents 10000] [--minutes 10] [--hosts 20]
-//! [--age-seconds 150] [--warm-minutes 2]`
+//! [--age-seconds 150] [--warm-minutes 2] [--storms 0] [--hogs 2]`
 //!
 //! The registry is a process of its own and serves as `hive registry` does: the same function, a file of SQLite, its
 //! lease of 15 s, its log, its metrics, its age of connections. The agents live in other processes, their hosts; each
@@ -18,6 +18,10 @@
 //! the watch would see it. Whatever died falsely makes the bench fail. Memory is printed, and how it grows: the line that
 //! fits best through what was seen after `--warm-minutes`.
 //!
+//! With `--storms`, all agents lose their connections at once, so many times, while the registry is short of processor time: it runs
+//! at a lower priority than its agents, beside `--hogs` busy loops. What is printed then is told in [`storm`]. Nobody may
+//! die of that either; give `--agents 2000` or so, for they share the processors.
+//!
 //! The registry needs a file descriptor for each agent, and raises its soft limit to the hard one, as every service does.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench may panic, and is no interface")]
 
@@ -29,6 +33,7 @@ mod outcome;
 mod process;
 mod registry;
 mod rotation;
+mod storm;
 mod traffic;
 mod vitals;
 mod watcher;
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
             let runtime = builder.worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(registry::serve(endpoint, directory.as_ref()));
         }
+        ["hog"] => storm::hog(),
         ["host", endpoint, ref load @ ..] => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

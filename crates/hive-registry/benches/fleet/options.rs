@@ -10,6 +10,10 @@ pub(crate) struct Options {
     pub(crate) warm: Duration,
     /// How old a client's connection becomes, at most.
     pub(crate) age: Duration,
+    /// How often all connections are cut at once.
+    pub(crate) storms: usize,
+    /// Busy loops beside the registry meanwhile.
+    pub(crate) hogs: usize,
 }
 
 impl Options {
@@ -21,6 +25,8 @@ impl Options {
             lasts: minutes("10"),
             warm: minutes("3"),
             age: Duration::from_secs(150),
+            storms: 0,
+            hogs: 2,
         };
         // Cargo says `--bench` as well.
         let mut words = words.iter().filter(|word| **word != "--bench");
@@ -29,8 +35,10 @@ impl Options {
             match *word {
                 "--age-seconds" => options.age = Duration::from_secs(value.parse().unwrap()),
                 "--agents" => options.agents = value.parse().unwrap(),
+                "--hogs" => options.hogs = value.parse().unwrap(),
                 "--hosts" => options.hosts = value.parse().unwrap(),
                 "--minutes" => options.lasts = minutes(value),
+                "--storms" => options.storms = value.parse().unwrap(),
                 "--warm-minutes" => options.warm = minutes(value),
                 _ => panic!("{word} is no option; see the top of benches/fleet/main.rs"),
             }

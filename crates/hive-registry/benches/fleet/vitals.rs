@@ -30,9 +30,14 @@ impl Sample {
         self.resident_kib / 1024.0
     }
 
+    /// The processors' time that it has used since then.
+    pub(crate) fn busy_since(&self, earlier: &Self) -> Duration {
+        self.busy - earlier.busy
+    }
+
     /// Processors that were busy with it since then, on average.
     pub(crate) fn cores_since(&self, earlier: &Self) -> f64 {
-        (self.busy - earlier.busy).as_secs_f64() / (self.at - earlier.at).as_secs_f64()
+        self.busy_since(earlier).as_secs_f64() / (self.at - earlier.at).as_secs_f64()
     }
 }
 

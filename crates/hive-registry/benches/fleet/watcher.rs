@@ -60,6 +60,11 @@ pub(crate) async fn follow_along(client: ServiceRegistryClient<Channel>) {
     watch(client, Arc::new(Seen { is_quiet: true, ..Seen::default() })).await;
 }
 
+/// Agents that were told dead or gone so far.
+pub(crate) fn dead(seen: &Seen) -> u64 {
+    seen.dead.load(Ordering::Relaxed) + seen.gone.load(Ordering::Relaxed)
+}
+
 async fn follow(
     client: &mut ServiceRegistryClient<Channel>,
     revision: &mut u64,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod closing;
+mod dialling;
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

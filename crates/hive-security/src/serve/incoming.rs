@@ -1,33 +1,59 @@
 //! Connections whose TLS handshake is done.
+//!
+//! ```text
+//!   accept ──▶ outside ───────────────▶ a turn ──▶ begun ─────────────────▶ ready ──▶ the server
+//!              says nothing so far,     newest     waits for its client,
+//!              or waits for a turn      first      takes turns
+//! ```
+//!
+//! A flood of handshakes must not starve the connections that exist, and must not be served so late that whoever is served has
+//! gone ([`turns`]). The door is never shut: each room is bounded, and at its bound the one who has waited longest leaves ([`room`]).
 
-use std::future::Future;
-use std::io::{self, Write};
+mod connection;
+mod counts;
+mod room;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::StartHandshake;
 
-use super::peer::{PeerCertificate, VerifiedCertificate};
-use crate::spiffe::svid::validity;
-use crate::spiffe::trust::workload_id;
+pub use self::connection::TlsConnection;
+pub(crate) use self::counts::HandshakeCounts;
+pub use self::counts::Handshakes;
+use self::room::{Place, Room};
+use self::turns::{Rank, Turn, Turns};
 use crate::{Error, Workload, tls};
 
-/// Whoever connects and then says nothing is dropped after this.
+/// Whoever connects and then says nothing is dropped after this; and so is whoever has begun and does not come to an end.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// So many handshakes may be under way; further connections wait in the kernel's backlog.
-const HANDSHAKES_MAX: usize = 256;
+/// Whoever has not been given a turn is dropped after this. Our clients wait as long, and hang up when they do not.
+const TURN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// So many may not have begun. Two processors serve about as many in a few seconds: those at the end of a longer line would
+/// have gone. Each costs a file, and ten kilobytes at most.
+const OUTSIDE_MAX: usize = 4096;
+
+/// So many may have begun, and wait for their clients mostly. Each costs some forty kilobytes. Whoever begins at the
+/// greatest rate that two processors allow still has two hundred milliseconds for his answer.
+const BEGUN_MAX: usize = 1024;
 
 /// So many connections may wait to be picked up by the server, which does nothing else between two of them.
 const READY_MAX: usize = 16;
@@ -35,21 +61,8 @@ const READY_MAX: usize = 16;
 /// The pause after accepting failed, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a connection that we end is still listened to. Its client needs a round trip to learn of the end.
-const LINGER_DEADLINE: Duration = Duration::from_secs(2);
-
-/// A connection whose TLS handshake is done.
-///
-/// It ends without haste: what the client still sends is taken and dropped until it hangs up, for two seconds at most.
-/// A socket that is closed while something is under way to it answers with a reset, and the client would lose what it
-/// was told last: that a call was not taken, say, and can be made again.
-#[derive(Debug)]
-pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
-    peer: PeerCertificate,
-    /// Runs once our side has said good-bye.
-    linger: Option<Pin<Box<Sleep>>>,
-}
+/// So many are shown out then, if there are so many: more than are accepted in a pause.
+const RELIEF: usize = 256;
 
 /// Connections as they come; see [`incoming`].
 #[derive(Debug)]
@@ -60,9 +73,15 @@ pub struct Incoming {
 
 /// Accepts connections on `listener`, for `serve_with_incoming` of a tonic server.
 ///
-/// Handshakes run concurrently, each with a deadline of 5 seconds, so a slow or silent client holds up nobody;
-/// those that fail are logged and never end the stream. `TCP_NODELAY` is on. The listener is closed when the
-/// stream is dropped. Must be called within a Tokio runtime.
+/// Handshakes run concurrently, each with a deadline, so a slow or silent client holds up nobody: 5 seconds for the client's first
+/// word, 10 in the line where there is one, 5 for the handshake itself. Those that fail are logged and never end the
+/// stream. `TCP_NODELAY` is on. The listener is closed when the stream is dropped. Must be called within a Tokio
+/// runtime.
+///
+/// When more clients come than can be served, whoever connected last is served first, a handshake that has begun before any that
+/// has not, and the calls of connections that exist before both. Clients that hang up before their turn cost no more than a look.
+/// Up to 4,096 connections wait without having begun, up to 1,024 have begun. One more closes the one that has waited longest;
+/// so does a lack of file descriptors. [`Workload::handshakes`] counts all of that.
 pub fn incoming(listener: TcpListener, workload: &Workload) -> Result<Incoming, Error> {
     incoming_speaking(&[b"h2"], listener, workload)
 }
@@ -76,7 +95,16 @@ pub(super) fn incoming_speaking(
     let mut config = Arc::unwrap_or_clone(tls::server_config(workload)?);
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let (ready, connections) = mpsc::channel(READY_MAX);
-    tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), ready));
+    let door = Door {
+        config: Arc::new(config),
+        outside: Room::new(OUTSIDE_MAX),
+        begun: Room::new(BEGUN_MAX),
+        // As many as can run at once.
+        turns: Turns::new(Handle::current().metrics().num_workers()),
+        counts: workload.handshake_counts(),
+        ready,
+    };
+    tokio::spawn(Arc::new(door).open(listener));
     Ok(Incoming { connections })
 }
 
@@ -88,170 +116,129 @@ impl Stream for Incoming {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sender<TlsConnection>) {
-    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        tokio::select! {
-            () = ready.closed() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    tokio::spawn(greet(acceptor.clone(), stream, address, ready.clone(), slot));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
-}
-
-/// Does the handshake and hands the connection on; the slot is free once that is done.
-async fn greet(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
+/// Where clients come in.
+struct Door {
+    config: Arc<ServerConfig>,
+    outside: Arc<Room>,
+    begun: Arc<Room>,
+    turns: Arc<Turns>,
+    counts: Arc<HandshakeCounts>,
     ready: mpsc::Sender<TlsConnection>,
-    slot: OwnedSemaphorePermit,
-) {
-    match timeout(HANDSHAKE_DEADLINE, handshake(acceptor, stream)).await {
-        // Fails only when nobody serves any more.
-        Ok(Ok(connection)) => drop(ready.send(connection).await),
-        Ok(Err(error)) => {
-            tracing::info!(%address, reason = tls::explain(&error), "a TLS handshake failed");
-        }
-        Err(_) => {
-            tracing::info!(%address, "a TLS handshake took longer than {HANDSHAKE_DEADLINE:?}");
-        }
-    }
-    drop(slot);
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsConnection> {
-    // Nagle's algorithm and delayed acknowledgements together would cost 40 ms for some calls.
-    stream.set_nodelay(true)?;
-    let stream = acceptor.accept(stream).await?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    // Parsed once per connection; every call on it reads the result.
-    let peer = PeerCertificate(leaf.map(read).transpose()?);
-    Ok(TlsConnection { stream, peer, linger: None })
+/// Why there is no connection.
+#[derive(Debug)]
+enum Unmet {
+    Expired,
+    Failed(io::Error),
+    Gone,
+    Shed,
 }
 
-fn read(leaf: &CertificateDer<'_>) -> io::Result<VerifiedCertificate> {
-    let spiffe_id = workload_id(leaf).map_err(io::Error::other)?;
-    let (_, expires_at) =
-        validity(leaf).ok_or_else(|| io::Error::other("its validity cannot be read"))?;
-    Ok(VerifiedCertificate { spiffe_id, expires_at })
-}
-
-impl Connected for TlsConnection {
-    type ConnectInfo = PeerCertificate;
-
-    fn connect_info(&self) -> PeerCertificate {
-        self.peer.clone()
-    }
-}
-
-impl TlsConnection {
-    /// Ready when the client has hung up, or had time enough to.
-    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.linger.as_mut().is_none_or(|linger| linger.as_mut().poll(cx).is_ready()) {
-            return Poll::Ready(());
-        }
-        let (tcp, _) = self.stream.get_mut();
-        let mut scratch = [0; 1024];
+impl Door {
+    async fn open(self: Arc<Self>, listener: TcpListener) {
         loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let read = ready!(Pin::new(&mut *tcp).poll_read(cx, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
-                return Poll::Ready(());
+            tokio::select! {
+                () = self.ready.closed() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => {
+                        let place = self.outside.enter();
+                        tokio::spawn(Arc::clone(&self).greet(stream, address, place));
+                    }
+                    Err(error) => self.recover(&error).await,
+                },
             }
         }
     }
+
+    /// Files are wanting, mostly: those who have waited longest give back theirs.
+    async fn recover(&self, error: &io::Error) {
+        if has_hung_up(error) {
+            return;
+        }
+        let shed = self.outside.show_out(RELIEF);
+        tracing::warn!(%error, shed, "a connection could not be accepted");
+        sleep(ACCEPT_PAUSE).await;
+    }
+
+    /// Does the handshake and hands the connection on.
+    async fn greet(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
+        let met = self.meet(stream, place).await;
+        self.counts.add(&met);
+        match met {
+            // Nobody else begins or goes on while the server has no time for those who are ready: they keep their turns.
+            // Fails only when nobody serves any more.
+            Ok((connection, _turn)) => drop(self.ready.send(connection).await),
+            Err(Unmet::Failed(error)) => {
+                tracing::info!(%address, reason = tls::explain(&error), "a TLS handshake failed");
+            }
+            Err(Unmet::Expired) => {
+                tracing::info!(%address, "no TLS handshake was done in time");
+            }
+            // There may be thousands of these at the moment at which there is no time for them.
+            Err(unmet) => tracing::debug!(%address, ?unmet, "no TLS handshake was done"),
+        }
+    }
+
+    async fn meet(
+        &self,
+        stream: TcpStream,
+        mut outside: Place,
+    ) -> Result<(TlsConnection, Turn), Unmet> {
+        // Nagle's algorithm and delayed acknowledgements together would cost 40 ms for some calls.
+        stream.set_nodelay(true)?;
+        let hello = outside.hold(HANDSHAKE_DEADLINE, hear(stream)).await?;
+        let turn = outside.hold(TURN_DEADLINE, self.queue(&hello.io)).await?;
+        drop(outside);
+        self.begun.enter().hold(HANDSHAKE_DEADLINE, self.shake(hello, turn)).await
+    }
+
+    /// Waits for a turn, as long as the client does.
+    async fn queue(&self, stream: &TcpStream) -> Result<Turn, Unmet> {
+        tokio::select! {
+            // Also when both are true: the turn has just had the runtime look at the sockets.
+            biased;
+            () = hung_up(stream) => Err(Unmet::Gone),
+            turn = self.turns.take(Rank::Fresh) => Ok(turn),
+        }
+    }
+
+    async fn shake(
+        &self,
+        hello: StartHandshake<TcpStream>,
+        turn: Turn,
+    ) -> Result<(TlsConnection, Turn), Unmet> {
+        let handshake = async {
+            // Answers the client's word, which is half of the work.
+            let stream = hello.into_stream(Arc::clone(&self.config)).await?;
+            TlsConnection::new(stream)
+        };
+        let (connection, turn) = self.turns.pace(turn, handshake).await;
+        Ok((connection?, turn))
+    }
 }
 
-impl AsyncRead for TlsConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+/// Waits for the client's first word, the whole of it. Nothing is computed so far.
+async fn hear(stream: TcpStream) -> Result<StartHandshake<TcpStream>, Unmet> {
+    // There are no buffers for whoever says nothing.
+    stream.readable().await?;
+    Ok(LazyConfigAcceptor::new(Acceptor::default(), stream).await?)
+}
+
+/// Waits until the client has hung up. It has said its first word and waits for ours; whoever says more cannot be watched.
+async fn hung_up(stream: &TcpStream) {
+    if matches!(stream.peek(&mut [0]).await, Ok(1..)) {
+        pending::<()>().await;
     }
 }
 
-impl AsyncWrite for TlsConnection {
-    /// Encrypts, and leaves the sending to [`poll_flush`](Self::poll_flush), so that many answers are one system call.
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let (_, session) = self.stream.get_mut();
-        let taken = session.writer().write(bytes)?;
-        if taken > 0 || bytes.is_empty() {
-            return Poll::Ready(Ok(taken));
-        }
-        // As much is waiting as may.
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    /// No: each piece would be a record and a system call of its own. h2 gathers what is small instead.
-    fn is_write_vectored(&self) -> bool {
-        false
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.linger.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.linger = Some(Box::pin(sleep(LINGER_DEADLINE)));
-        }
-        self.poll_hung_up(cx).map(Ok)
-    }
+fn has_hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests {
-    use futures_util::StreamExt;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::IdPattern;
-    use crate::testing::Authority;
-
-    #[tokio::test]
-    async fn a_client_that_still_sends_hears_what_it_was_told_last() {
-        let authority = Authority::new("td");
-        let (server, client) = (authority.workload("/server"), authority.workload("/client"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut connections = incoming(listener, &server.workload).unwrap();
-        let tcp = TcpStream::connect(address).await.unwrap();
-        let servers = IdPattern::parse("spiffe://td/server").unwrap();
-        let (mut stream, _) = tls::connect(&client.workload, servers, tcp).await.unwrap();
-        let mut connection = connections.next().await.unwrap().unwrap();
-        let ending = tokio::spawn(async move {
-            connection.write_all(b"the last word").await.unwrap();
-            connection.shutdown().await.unwrap();
-        });
-        // A write to a socket that is closed succeeds once, and brings the reset that the next one meets.
-        for _ in 0..3 {
-            sleep(Duration::from_millis(50)).await;
-            stream.write_all(b"one more call").await.unwrap();
-            stream.flush().await.unwrap();
-        }
-        assert!(!ending.is_finished());
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "the last word");
-        drop(stream);
-        timeout(LINGER_DEADLINE / 2, ending).await.expect("the client has hung up").unwrap();
+impl From<io::Error> for Unmet {
+    fn from(error: io::Error) -> Self {
+        if has_hung_up(&error) { Self::Gone } else { Self::Failed(error) }
     }
 }
