@@ -96,3 +96,34 @@ async fn a_directory_in_use_is_refused() {
     let second = Sqlite::open(directory.path(), ReplicaId::new("r2")).await;
     assert!(matches!(second, Err(FileError::InUse(_))), "{second:?}");
 }
+
+/// Changes the file behind the store's back.
+async fn meddle(directory: &Path, statement: &'static str) {
+    let options = SqliteConnectOptions::new().filename(directory.join(DATA_FILE));
+    let mut connection = options.connect().await.expect("the file is there");
+    sqlx::raw_sql(statement).execute(&mut connection).await.expect("SQLite does it");
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_changes_nothing_and_the_next_one_is_made() {
+    let directory = TempDir::new().expect("a directory can be made");
+    let opened = Sqlite::open(directory.path(), ReplicaId::new("r1")).await;
+    let (store, writer) = opened.expect("the directory is new");
+    let writing = tokio::spawn(writer.run());
+    let put = |number, expected| {
+        let value = Bytes::from(vec![7; 300]);
+        store.write(Change::Put { id: id(1, number), value, expected })
+    };
+    let first = put(1, Expected::Absent).await.expect("it is made");
+    meddle(directory.path(), "ALTER TABLE changes RENAME TO hidden").await;
+    let failed = put(2, Expected::Absent).await;
+    assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
+    meddle(directory.path(), "ALTER TABLE hidden RENAME TO changes").await;
+    let second = put(2, Expected::Absent).await.expect("the record of the failure is not there");
+    assert_eq!(second, Revision(first.0 + 1), "and its revision was not used up");
+    let conflict = put(1, Expected::Absent).await;
+    assert!(matches!(conflict, Err(StoreError::Conflict)), "{conflict:?}");
+    put(1, Expected::At(first)).await.expect("a transaction without a change is over, too");
+    drop(store);
+    writing.await.expect("it ends with the store");
+}
