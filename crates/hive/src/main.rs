@@ -6,7 +6,7 @@ mod exit;
 mod up;
 
 /// Memory that was given back is used again first, so ten thousand connections that come and go leave no growing heap
-/// behind (decisions/registry.md).
+/// behind (docs/decisions/allocator.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -12,7 +12,8 @@ use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::{Body as HttpBody, Bytes, StdError};
 
-pub(crate) const IN_FLIGHT: usize = 64;
+/// Calls in flight on each connection.
+pub(crate) const IN_FLIGHT: usize = 16;
 const CAPABILITIES: usize = 100;
 /// Heartbeats in one call of `HeartbeatMany`.
 pub(crate) const MANY: usize = 100;
@@ -83,11 +84,12 @@ impl Times {
 pub(crate) async fn register<W: Way>(ways: &[W], agents: usize) -> (Times, Vec<String>) {
     let began = Instant::now();
     let mut tasks = JoinSet::new();
-    for worker in 0..IN_FLIGHT {
+    let in_flight = IN_FLIGHT * ways.len();
+    for worker in 0..in_flight {
         let mut client = ServiceRegistryClient::new(ways[worker % ways.len()].clone());
         tasks.spawn(async move {
             let (mut took, mut ids) = (Vec::new(), Vec::new());
-            for number in (worker..agents).step_by(IN_FLIGHT) {
+            for number in (worker..agents).step_by(in_flight) {
                 let began = Instant::now();
                 let registered = client.register(agent(number)).await.unwrap().into_inner();
                 took.push(began.elapsed().as_micros() as u32);
@@ -150,12 +152,13 @@ async fn repeat<W: Way, F: Future<Output = ()> + Send>(
 ) -> Times {
     let began = Instant::now();
     let mut tasks = JoinSet::new();
-    for worker in 0..IN_FLIGHT {
+    let in_flight = IN_FLIGHT * ways.len();
+    for worker in 0..in_flight {
         let client = ServiceRegistryClient::new(ways[worker % ways.len()].clone());
         let call = call.clone();
         tasks.spawn(async move {
             let mut took = Vec::new();
-            for turn in (worker..).step_by(IN_FLIGHT) {
+            for turn in (worker..).step_by(in_flight) {
                 let each = Instant::now();
                 if each - began >= lasts {
                     break;

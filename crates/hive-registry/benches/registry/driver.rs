@@ -21,6 +21,7 @@ const ATTACH_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Options {
     agents: usize,
+    connections: usize,
     lasts: Duration,
     watchers: Vec<usize>,
     only: Vec<String>,
@@ -36,6 +37,7 @@ impl Options {
     pub(crate) fn read(words: &[&str]) -> Self {
         let mut options = Self {
             agents: 99_000,
+            connections: CONNECTIONS,
             lasts: Duration::from_secs(5),
             watchers: vec![100, 1_000, 10_000],
             only: vec!["secured".to_owned(), "plain".to_owned()],
@@ -47,6 +49,7 @@ impl Options {
             let list = || value.split(',').map(str::to_owned);
             match *word {
                 "--agents" => options.agents = value.parse().unwrap(),
+                "--connections" => options.connections = value.parse().unwrap(),
                 "--seconds" => options.lasts = Duration::from_secs(value.parse().unwrap()),
                 "--watchers" => {
                     options.watchers = list().map(|number| number.parse().unwrap()).collect();
@@ -69,7 +72,7 @@ pub(crate) async fn run(options: &Options) {
         let workload = attach(&authority).await;
         let server = Server::start(&authority, directory.path()).await;
         let connections =
-            CONNECTIONS + options.watchers.iter().max().unwrap_or(&0) / watchers::STREAMS;
+            options.connections + options.watchers.iter().max().unwrap_or(&0) / watchers::STREAMS;
         let secured: Vec<_> = (0..connections).map(|_| secured(&workload, &server)).collect();
         // The first call tells the other server who we are.
         calls::register(&secured, 1).await;
@@ -89,10 +92,10 @@ pub(crate) async fn run(options: &Options) {
 }
 
 async fn measure<W: Way>(kind: &str, ways: &[W], server: &Server, options: &Options) {
-    let few = &ways[..CONNECTIONS];
+    let (few, watched) = (&ways[..options.connections], &ways[options.connections - 1..]);
     watchers::unwatched(&ways[0]).await.print(&format!("{kind}, a change that nobody watches"), 1);
     for number in &options.watchers {
-        watch(kind, ways, *number).await;
+        watch(kind, watched, *number).await;
     }
     let before = server.resident_mib();
     let spent = Spent::begin(server);
@@ -122,13 +125,13 @@ async fn measure<W: Way>(kind: &str, ways: &[W], server: &Server, options: &Opti
     many.print(&format!("{kind}, discover, {} in a call", calls::QUESTIONS), calls::QUESTIONS);
     spent.print(many.count());
     for number in &options.watchers {
-        watch(&format!("{kind}, with all agents"), ways, *number).await;
+        watch(&format!("{kind}, with all agents"), watched, *number).await;
     }
     println!("{kind}, at the end: {:.0} MiB resident", server.resident_mib());
 }
 
 async fn watch<W: Way>(kind: &str, ways: &[W], number: usize) {
-    let times = watchers::measure(&ways[CONNECTIONS - 1..], number).await;
+    let times = watchers::measure(ways, number).await;
     let (p50, p99) = (times.at(0.5), times.at(0.99));
     println!(
         "{kind}, {number:>6} watchers: an event is there after p50 {p50:.2} ms, p99 {p99:.2} ms"

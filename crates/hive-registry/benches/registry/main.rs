@@ -1,12 +1,12 @@
 //! How many calls a second the registry takes, how late a change reaches its watchers, and what 99,000 agents weigh.
 //!
-//! `cargo bench -p hive-registry --features bench --bench registry -- [--agents 99000] [--seconds 5] [--watchers 100,1000,10000]
-//! [--only secured,plain]`
+//! `cargo bench -p hive-registry --features bench --bench registry -- [--agents 99000] [--connections 4] [--seconds 5]
+//! [--watchers 100,1000,10000] [--only secured,plain]`
 //!
 //! The server is a process of its own, logs as it does by default, and keeps its records in a file of SQLite; all callers
 //! are another process on the same machine. `secured` is how the registry is served: mutual TLS, and each call carries a JWT-SVID that is verified.
-//! `plain` is the same service without either, so that the price of knowing who calls is seen. 64 calls are in flight,
-//! on 4 connections; every registration is another agent, with four of a hundred capabilities.
+//! `plain` is the same service without either, so that the price of knowing who calls is seen. 16 calls are in flight
+//! on each of 4 connections; every registration is another agent, with four of a hundred capabilities.
 //!
 //! Both share the machine's processors, so what each call costs either side is told as well: a server with two of its own
 //! takes two seconds' worth of calls a second.

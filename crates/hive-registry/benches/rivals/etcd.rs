@@ -17,12 +17,14 @@ use prost::Message;
 use tokio::task::JoinSet;
 
 use self::client::Client;
-use crate::calls::{IN_FLIGHT, Times};
+use crate::calls::{self, Times};
 use crate::driver::{self, CONNECTIONS};
 use crate::options::Options;
 use crate::table::{Measured, Table};
 
 const ETCD: &str = "/ns/neural-hive/sa/etcd";
+/// As many as the registry's callers have.
+const IN_FLIGHT: usize = calls::IN_FLIGHT * CONNECTIONS;
 /// Agents below one prefix.
 const GROUP: usize = 5;
 
