@@ -63,6 +63,8 @@ impl OpenBao {
         let address = format!("{}://127.0.0.1:{port}", if is_tls { "https" } else { "http" });
         let authority = directory.join("vault-ca.pem");
         server.ready(START_DEADLINE, || serves(&address, Some(&authority))).await?;
+        let is_settled = || has_versions(&address, &authority, &root_token);
+        server.ready(START_DEADLINE, is_settled).await?;
         let ca_pem = if is_tls { read(&authority).await } else { None };
         Ok(Self {
             address,
@@ -169,14 +171,26 @@ async fn answers(address: &str) -> bool {
 
 /// It is active: `sys/health` is a success for nothing else. Over TLS the authority that it made is in this file.
 async fn serves(address: &str, authority: Option<&Path>) -> bool {
+    let Some(roots) = roots(address, authority).await else { return false };
+    ask(roots, None, "GET", address, "sys/health", &Value::Null).await.is_some()
+}
+
+/// The engine that the development mode mounts has its versions, which it gets behind the first answers. A server whose
+/// engine is unmounted meanwhile divides by zero and hangs up (2.7.2 does).
+async fn has_versions(address: &str, authority: &Path, token: &SecretString) -> bool {
+    let Some(roots) = roots(address, Some(authority)).await else { return false };
+    ask(roots, Some(token), "GET", address, "secret/config", &Value::Null).await.is_some()
+}
+
+async fn roots(address: &str, authority: Option<&Path>) -> Option<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(path) = authority.filter(|_| address.starts_with("https")) {
-        let Some(pem) = read(path).await else { return false };
+        let pem = read(path).await?;
         roots.add_parsable_certificates(
             CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok),
         );
     }
-    ask(roots, "GET", address, "sys/health", &Value::Null).await.is_some()
+    Some(roots)
 }
 
 async fn read(path: &Path) -> Option<String> {
@@ -185,11 +199,12 @@ async fn read(path: &Path) -> Option<String> {
 
 /// The body of a successful answer.
 async fn call(method: &str, address: &str, path: &str, body: &Value) -> Option<Value> {
-    ask(rustls::RootCertStore::empty(), method, address, path, body).await
+    ask(rustls::RootCertStore::empty(), None, method, address, path, body).await
 }
 
 async fn ask(
     roots: rustls::RootCertStore,
+    token: Option<&SecretString>,
     method: &str,
     address: &str,
     path: &str,
@@ -199,6 +214,10 @@ async fn ask(
     let client = calls::client(roots)?.build().ok()?;
     let request = client.request(method, format!("{address}/v1/{path}"));
     let request = if body.is_null() { request } else { request.json(body) };
+    let request = match token {
+        Some(token) => request.header("X-Vault-Token", token.expose_secret()),
+        None => request,
+    };
     let response = request.timeout(CALL_DEADLINE).send().await.ok()?;
     if !response.status().is_success() {
         return None;
