@@ -70,7 +70,8 @@ pub enum VaultError {
         /// Method and path.
         operation: String,
     },
-    /// A standby that has not heard of our token yet, or a node that does not serve requests.
+    /// A standby that has not heard of our token yet, a node that does not serve requests, or an engine that is just
+    /// being upgraded.
     #[error("this Vault node cannot serve {operation} now ({status})")]
     NotServing {
         /// Method and path.

@@ -35,6 +35,10 @@ pub(super) fn classify(
         404 => VaultError::NotFound { operation },
         // The database engine says so with 400, although the path is right and the name is missing.
         400 if text.starts_with("unknown role") => VaultError::NotFound { operation },
+        // OpenBao says so of a versioned engine for a moment after each unsealing and change of leader.
+        400 if text.starts_with("Upgrading from non-versioned") => {
+            VaultError::NotServing { operation, status }
+        }
         412 | 472 | 473 | 300..=399 => VaultError::NotServing { operation, status },
         429 => VaultError::Limited { operation, retry_after },
         500..=599 if status == 503 && text.contains("sealed") => VaultError::Sealed { operation },
@@ -100,6 +104,13 @@ mod tests {
                 && database_down.is_transient()
         );
         assert!(matches!(class(400, "error validating token"), VaultError::Rejected { .. }));
+    }
+
+    #[test]
+    fn an_engine_that_is_being_upgraded_is_asked_again() {
+        let text = "Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief period.";
+        let early = class(400, text);
+        assert!(early.is_transient() && early.had_no_effect(), "{early:?}");
     }
 
     #[test]

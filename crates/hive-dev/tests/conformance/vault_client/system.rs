@@ -241,7 +241,8 @@ async fn the_index_of_a_write_goes_with_the_next_reads() {
     let kv = vault.kv("secret");
     // The engine is upgraded to versions in the background, and says so until it is done.
     let deadline = std::time::Instant::now() + MINUTE;
-    while kv.write(&bao.root_token, "a", &secret, None).await.is_err() {
+    while let Err(error) = kv.write(&bao.root_token, "a", &secret, None).await {
+        assert!(error.is_transient() && error.had_no_effect(), "{error:?}");
         assert!(std::time::Instant::now() < deadline, "it cannot be written");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
