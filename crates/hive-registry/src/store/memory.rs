@@ -1,7 +1,8 @@
 //! A store that forgets everything with its process.
 
-use super::{Change, Feed, FeedItem, Record, Revision, Store, StoreError};
+use super::{Change, Feed, FeedItem, Revision, Store, StoreError};
 use crate::agent::{AgentId, ReplicaId};
+use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
@@ -23,7 +24,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    records: BTreeMap<AgentId, Record>,
+    /// The value of each record, and the revision of its last change.
+    records: BTreeMap<AgentId, (Bytes, Revision)>,
     changes: VecDeque<(Revision, FeedItem)>,
     replicas: BTreeSet<ReplicaId>,
     latest: Revision,
@@ -95,9 +97,8 @@ impl State {
         let mut first = vec![FeedItem::Replicas(self.replicas.clone())];
         match from {
             Some(from) => first.extend(self.after(from)?.into_iter().map(|(_, item)| item)),
-            None => first.extend(self.records.iter().map(|(id, record)| {
-                let Record { value, revision } = record.clone();
-                FeedItem::Put { id: *id, value, revision }
+            None => first.extend(self.records.iter().map(|(id, (value, revision))| {
+                FeedItem::Put { id: *id, value: value.clone(), revision: *revision }
             })),
         }
         first.push(FeedItem::InSync { revision: self.latest });
@@ -114,12 +115,20 @@ impl State {
 
     fn apply(&mut self, change: Change) -> Result<Revision, StoreError> {
         let (id, revision) = (change.id(), Revision(self.latest.0 + 1));
-        let mut record = self.records.remove(&id);
-        let applied = change.applied_to(&mut record, revision);
-        if let Some(record) = record {
-            self.records.insert(id, record);
+        if !change.expected().holds(self.records.get(&id).map(|record| record.1)) {
+            return Err(StoreError::Conflict);
         }
-        self.changes.push_back((revision, applied?));
+        let item = match change {
+            Change::Delete { .. } => {
+                let (last, _) = self.records.remove(&id).ok_or(StoreError::Conflict)?;
+                FeedItem::Delete { id, last, revision }
+            }
+            Change::Put { value, .. } => {
+                self.records.insert(id, (value.clone(), revision));
+                FeedItem::Put { id, value, revision }
+            }
+        };
+        self.changes.push_back((revision, item));
         self.latest = revision;
         Ok(revision)
     }

@@ -108,36 +108,6 @@ impl Change {
             Self::Delete { expected, .. } | Self::Put { expected, .. } => *expected,
         }
     }
-
-    /// Makes the change under this revision, if what it expects holds; nothing is changed otherwise. The record is
-    /// `None` where there is none.
-    fn applied_to(
-        self,
-        record: &mut Option<Record>,
-        revision: Revision,
-    ) -> Result<FeedItem, StoreError> {
-        if !self.expected().holds(record.as_ref()) {
-            return Err(StoreError::Conflict);
-        }
-        match self {
-            Self::Delete { id, .. } => {
-                let last = record.take().ok_or(StoreError::Conflict)?.value;
-                Ok(FeedItem::Delete { id, last, revision })
-            }
-            Self::Put { id, value, .. } => {
-                *record = Some(Record { value: value.clone(), revision });
-                Ok(FeedItem::Put { id, value, revision })
-            }
-        }
-    }
-}
-
-/// What a store keeps under an identifier.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Record {
-    value: Bytes,
-    /// Of its last change.
-    revision: Revision,
 }
 
 /// What must be true for a change to be made.
@@ -151,11 +121,12 @@ pub(crate) enum Expected {
 }
 
 impl Expected {
-    fn holds(self, record: Option<&Record>) -> bool {
+    /// Whether it is true of a record that was changed last by this revision; `None` where there is none.
+    fn holds(self, record: Option<Revision>) -> bool {
         match self {
             Self::Absent => record.is_none(),
             Self::Any => true,
-            Self::At(revision) => record.is_some_and(|record| record.revision == revision),
+            Self::At(revision) => record == Some(revision),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! One task writes. What waits while it commits becomes the next transaction, so that many share one wait for the disk.
 //! Followers read what is committed, over connections of their own.
 
+mod current;
 mod feed;
 mod writer;
 
@@ -10,6 +11,7 @@ pub(crate) use writer::Writer;
 
 use super::{Change, Feed, Revision, Store, StoreError};
 use crate::agent::ReplicaId;
+use current::Current;
 use feed::{COMMITS_MAX, Readers};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
@@ -26,8 +28,9 @@ use writer::{QUEUE_MAX, Request};
 /// Locked for as long as the file is open. The kernel lets go of it when the process dies.
 const LOCK_FILE: &str = "registry.lock";
 const DATA_FILE: &str = "registry.sqlite";
-/// Tables are made where there are none; there is one version of them so far.
+/// Tables are made where there are none.
 const SCHEMA: &str = include_str!("sqlite/schema.sql");
+const FROM_RECORDS: &str = include_str!("sqlite/from_records.sql");
 /// Of a file that is made; one that is there keeps its own.
 const PAGE_BYTES: u32 = 1024;
 /// Changes that are kept for those who come back: some 30 MB of agents of usual size.
@@ -87,24 +90,25 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             // A commit that was acknowledged survives the power, not only the process.
             .synchronous(SqliteSynchronous::Full)
-            // An agent is a few hundred bytes at a place of its own, and each commit writes whole pages.
+            // A change is a few hundred bytes, and each commit writes whole pages.
             .page_size(PAGE_BYTES)
             // Sixteen megabytes: pages that many commits change are folded in once.
             .pragma("wal_autocheckpoint", (16 * 1024 * 1024 / PAGE_BYTES).to_string());
         let mut connection = options.connect().await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
-        let latest = begin_history(&mut connection).await?;
+        begin_history(&mut connection).await?;
+        let current = Current::read(&mut connection).await?;
         let pool = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(READER_DEADLINE)
             .connect_lazy_with(options.create_if_missing(false).read_only(true));
         let (committed, _) = broadcast::channel(COMMITS_MAX);
         let (sender, requests) = mpsc::channel(QUEUE_MAX);
-        let readers = Readers { replica, pool, commits: committed.downgrade() };
+        let readers = Readers { replica, pool, commits: committed.downgrade(), changes_max };
         let writer = Writer {
             connection,
             requests,
-            latest: Some(latest),
+            current: Some(current),
             committed,
             changes_max,
             _lock: lock,
@@ -141,22 +145,34 @@ fn lock(directory: &Path) -> Result<File, FileError> {
     }
 }
 
-/// The last revision. A new file begins with the microseconds of the clock: above all that one before it gave, unless
-/// that one made a million changes a second for all its life.
-async fn begin_history(connection: &mut SqliteConnection) -> Result<Revision, sqlx::Error> {
+/// A new file begins with the microseconds of the clock: above all that one before it gave, unless that one made a
+/// million changes a second for all its life.
+async fn begin_history(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let begin = i64::try_from(since_epoch.as_micros()).unwrap_or_default();
-    sqlx::query("INSERT OR IGNORE INTO position (one, latest) VALUES (1, ?)")
+    sqlx::query("INSERT OR IGNORE INTO beginning (one, revision) VALUES (1, ?)")
         .bind(begin)
         .execute(&mut *connection)
         .await?;
-    latest(connection).await
+    let of_records = sqlx::query("SELECT 1 FROM sqlite_schema WHERE name = 'records'");
+    if of_records.fetch_optional(&mut *connection).await?.is_some() {
+        sqlx::raw_sql(FROM_RECORDS).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// The revision before the first change of this file.
+async fn beginning(look: impl SqliteExecutor<'_>) -> Result<Revision, sqlx::Error> {
+    let begin = sqlx::query_scalar("SELECT revision FROM beginning").fetch_one(look).await?;
+    Ok(revision(begin))
 }
 
 /// The revision of the last change that is committed.
 async fn latest(look: impl SqliteExecutor<'_>) -> Result<Revision, sqlx::Error> {
-    let latest = sqlx::query_scalar("SELECT latest FROM position").fetch_one(look).await?;
-    Ok(revision(latest))
+    let latest = sqlx::query_scalar(
+        "SELECT max(revision) FROM (SELECT max(revision) AS revision FROM changes UNION SELECT revision FROM beginning)",
+    );
+    Ok(revision(latest.fetch_one(look).await?))
 }
 
 /// SQLite's integers are signed; a revision never reaches the end of them.

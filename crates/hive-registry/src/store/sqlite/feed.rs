@@ -1,7 +1,8 @@
 //! What followers read: every record in one look at the file, or the changes since, and then each commit.
 
-use super::writer::{id, record};
-use super::{latest, revision, signed, unavailable};
+use super::current::Current;
+use super::writer::id;
+use super::{beginning, latest, revision, signed, unavailable};
 use crate::agent::ReplicaId;
 use crate::store::{Feed, FeedItem, Revision, StoreError};
 use futures_util::TryStreamExt;
@@ -23,6 +24,8 @@ pub(super) struct Readers {
     pub(super) pool: SqlitePool,
     /// Weak, so that feeds end with the one who writes.
     pub(super) commits: broadcast::WeakSender<Commit>,
+    /// How many changes are kept for those who come back.
+    pub(super) changes_max: u64,
 }
 
 /// The changes of one transaction, in the order of their revisions.
@@ -61,14 +64,10 @@ impl Readers {
 
     /// The last revision, if every change since `from` is known.
     async fn latest_since(&self, from: Revision) -> Result<Revision, StoreError> {
-        let row = sqlx::query(
-            "SELECT latest, coalesce((SELECT min(revision) - 1 FROM changes), latest) AS oldest FROM position",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(unavailable)?;
-        let oldest = revision(row.try_get("oldest").map_err(unavailable)?);
-        let latest = revision(row.try_get("latest").map_err(unavailable)?);
+        let mut look = self.pool.begin().await.map_err(unavailable)?;
+        let begin = beginning(&mut *look).await.map_err(unavailable)?;
+        let latest = latest(&mut *look).await.map_err(unavailable)?;
+        let oldest = begin.max(Revision(latest.0.saturating_sub(self.changes_max)));
         // A file that was put back is behind what it told before.
         if from < oldest || from > latest {
             return Err(StoreError::Compacted { oldest });
@@ -108,13 +107,16 @@ impl Follower {
     /// Every record, and the revision of this look at the file.
     async fn snapshot(&self) -> Result<Revision, End> {
         let mut look = self.readers.pool.begin().await?;
-        let latest = latest(&mut *look).await?;
-        let mut rows = sqlx::query("SELECT id, value, revision FROM records").fetch(&mut *look);
+        let current = Current::read(&mut look).await?;
+        let mut rows =
+            sqlx::query("SELECT revision, id, deleted, value FROM changes").fetch(&mut *look);
         while let Some(row) = rows.try_next().await? {
-            let (id, record) = record(&row)?;
-            self.send(FeedItem::Put { id, value: record.value, revision: record.revision }).await?;
+            let (revision, item) = change(&row)?;
+            if current.is_record(id(&row)?, revision) {
+                self.send(item).await?;
+            }
         }
-        Ok(latest)
+        Ok(current.latest())
     }
 
     /// The changes behind `at` up to `until`, and where that is.
@@ -173,9 +175,7 @@ impl Follower {
     }
 
     async fn latest(&self) -> Result<Revision, End> {
-        let latest: i64 =
-            sqlx::query_scalar("SELECT latest FROM position").fetch_one(&self.readers.pool).await?;
-        Ok(revision(latest))
+        Ok(latest(&self.readers.pool).await?)
     }
 
     async fn send(&self, item: FeedItem) -> Result<(), End> {

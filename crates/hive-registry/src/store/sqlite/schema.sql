@@ -1,12 +1,8 @@
--- The registry's membership. Revisions are the store's own: each accepted change has the next one.
+-- The registry's membership, as the changes that made it. Revisions are the store's own: each accepted change has the
+-- next one.
 
-CREATE TABLE IF NOT EXISTS records (
-    id       BLOB    PRIMARY KEY NOT NULL,
-    value    BLOB    NOT NULL,
-    revision INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
--- The latest changes, without gaps, for those who come back. `value` of a deletion is what the record was.
+-- The newest change of an agent, unless it is a deletion, is that agent's record. Of the others the latest are kept,
+-- without gaps, for those who come back. `value` of a deletion is what the record was.
 CREATE TABLE IF NOT EXISTS changes (
     revision INTEGER PRIMARY KEY NOT NULL,
     id       BLOB    NOT NULL,
@@ -14,8 +10,8 @@ CREATE TABLE IF NOT EXISTS changes (
     value    BLOB    NOT NULL
 ) STRICT;
 
--- One row: the revision of the last change, or where this file began.
-CREATE TABLE IF NOT EXISTS position (
-    one    INTEGER PRIMARY KEY CHECK (one = 1),
-    latest INTEGER NOT NULL
+-- One row: the revision before the first change of this file.
+CREATE TABLE IF NOT EXISTS beginning (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    revision INTEGER NOT NULL
 ) STRICT;

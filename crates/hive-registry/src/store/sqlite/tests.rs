@@ -4,7 +4,7 @@ use super::*;
 use crate::agent::AgentId;
 use crate::store::{Expected, FeedItem};
 use prost::bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -124,6 +124,92 @@ async fn a_commit_that_fails_changes_nothing_and_the_next_one_is_made() {
     let conflict = put(1, Expected::Absent).await;
     assert!(matches!(conflict, Err(StoreError::Conflict)), "{conflict:?}");
     put(1, Expected::At(first)).await.expect("a transaction without a change is over, too");
+    drop(store);
+    writing.await.expect("it ends with the store");
+}
+
+/// Every record of a store that is opened here.
+async fn records(directory: &Path) -> BTreeMap<AgentId, (Bytes, Revision)> {
+    let opened = Sqlite::open(directory, ReplicaId::new("r1")).await;
+    let (store, _writer) = opened.expect("nobody has it open");
+    let mut feed = store.follow(None).await.expect("it can be read");
+    let mut records = BTreeMap::new();
+    loop {
+        match feed.next().await.expect("it is whole") {
+            FeedItem::Put { id, value, revision } => _ = records.insert(id, (value, revision)),
+            FeedItem::InSync { .. } => return records,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_record_is_forgotten_in_time_and_a_record_never() {
+    const KEPT: u64 = 8;
+    let directory = TempDir::new().expect("a directory can be made");
+    let opened = Sqlite::open_keeping(directory.path(), ReplicaId::new("r1"), KEPT).await;
+    let (store, writer) = opened.expect("the directory is new");
+    let writing = tokio::spawn(writer.run());
+    let put = |number, value| {
+        store.write(Change::Put { id: id(1, number), value, expected: Expected::Any })
+    };
+    let first = put(1, Bytes::from("first")).await.expect("it is made");
+    put(2, Bytes::from("to be deleted")).await.expect("it is made");
+    store
+        .write(Change::Delete { id: id(1, 2), expected: Expected::Any })
+        .await
+        .expect("it is made");
+    for number in 0..5 * KEPT {
+        put(3, Bytes::from(number.to_string())).await.expect("it is made");
+    }
+    let last = put(3, Bytes::from("last")).await.expect("it is made");
+    drop(store);
+    writing.await.expect("it ends with the store");
+    let options = SqliteConnectOptions::new().filename(directory.path().join(DATA_FILE));
+    let mut connection = options.connect().await.expect("the file is there");
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM changes")
+        .fetch_one(&mut connection)
+        .await
+        .expect("it counts");
+    assert_eq!(
+        rows,
+        i64::try_from(KEPT + 1).expect("it is small"),
+        "the latest, and the first record"
+    );
+    let left = records(directory.path()).await;
+    let expected =
+        [(id(1, 1), (Bytes::from("first"), first)), (id(1, 3), (Bytes::from("last"), last))];
+    assert_eq!(left, expected.into());
+}
+
+#[tokio::test]
+async fn a_file_that_kept_its_records_apart_is_taken_over() {
+    const BEFORE: &str = "CREATE TABLE records (id BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL, revision INTEGER NOT NULL) \
+         STRICT, WITHOUT ROWID; \
+         CREATE TABLE changes (revision INTEGER PRIMARY KEY NOT NULL, id BLOB NOT NULL, deleted INTEGER NOT NULL, \
+         value BLOB NOT NULL) STRICT; \
+         CREATE TABLE position (one INTEGER PRIMARY KEY CHECK (one = 1), latest INTEGER NOT NULL) STRICT; \
+         INSERT INTO position VALUES (1, 9000000000000012); \
+         INSERT INTO records VALUES (x'00000000000000000000000000000001', x'61', 9000000000000003), \
+         (x'00000000000000000000000000000002', x'62', 9000000000000012); \
+         INSERT INTO changes VALUES (9000000000000011, x'00000000000000000000000000000003', 1, x'63'), \
+         (9000000000000012, x'00000000000000000000000000000002', 0, x'62');";
+    let directory = TempDir::new().expect("a directory can be made");
+    let options = SqliteConnectOptions::new().filename(directory.path().join(DATA_FILE));
+    let mut connection = options.create_if_missing(true).connect().await.expect("it can be made");
+    sqlx::raw_sql(BEFORE).execute(&mut connection).await.expect("SQLite does it");
+    let id = |number: u8| AgentId::from_bytes(u128::from(number).to_be_bytes());
+    let kept = |value: &'static str, revision: u64| {
+        (Bytes::from(value), Revision(9_000_000_000_000_000 + revision))
+    };
+    let expected = BTreeMap::from([(id(1), kept("a", 3)), (id(2), kept("b", 12))]);
+    assert_eq!(records(directory.path()).await, expected);
+    assert_eq!(records(directory.path()).await, expected, "and again");
+    let opened = Sqlite::open(directory.path(), ReplicaId::new("r1")).await;
+    let (store, writer) = opened.expect("nobody has it open");
+    let writing = tokio::spawn(writer.run());
+    let change = Change::Delete { id: id(1), expected: Expected::At(kept("a", 3).1) };
+    assert_eq!(store.write(change).await.expect("it is there"), kept("", 13).1);
     drop(store);
     writing.await.expect("it ends with the store");
 }

@@ -1,13 +1,14 @@
 //! The task that writes: decides about what came together, commits it once, and answers each.
 
+use super::current::Current;
 use super::feed::Commit;
 use super::{revision, signed};
 use crate::agent::AgentId;
-use crate::store::{Change, FeedItem, Record, Revision, StoreError};
+use crate::store::{Change, FeedItem, Revision, StoreError};
 use prost::bytes::Bytes;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, QueryBuilder, Row, Sqlite};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -16,14 +17,16 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 const BATCH_MAX: usize = 512;
 /// Changes that wait for a commit: those of two transactions. More of them wait in their callers.
 pub(super) const QUEUE_MAX: usize = 2 * BATCH_MAX;
+/// Changes that one transaction forgets: twice as many as it makes, so that none are left behind.
+const FORGOTTEN_MAX: usize = 2 * BATCH_MAX;
 
 /// The task that writes.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(super) connection: SqliteConnection,
     pub(super) requests: mpsc::Receiver<Request>,
-    /// The revision of the last change, for nobody else writes; `None` when a commit failed, which may be made or not.
-    pub(super) latest: Option<Revision>,
+    /// What the file says, for nobody else writes; `None` when a commit failed, which may be made or not.
+    pub(super) current: Option<Current>,
     pub(super) committed: broadcast::Sender<Commit>,
     /// How many changes are kept for those who come back.
     pub(super) changes_max: u64,
@@ -43,9 +46,11 @@ pub(super) struct Request {
 struct NotCommitted(#[source] Arc<sqlx::Error>);
 
 /// What one transaction is to do: the changes that hold, and the records as they leave them.
-struct Batch {
-    latest: Revision,
-    records: BTreeMap<AgentId, Option<Record>>,
+struct Batch<'a> {
+    current: &'a Current,
+    records: HashMap<AgentId, Option<Revision>>,
+    /// Of the records that are to be deleted.
+    values: HashMap<Revision, Bytes>,
     accepted: Vec<FeedItem>,
 }
 
@@ -76,86 +81,91 @@ impl Writer {
         &mut self,
         changes: Vec<Change>,
     ) -> Result<Vec<Result<Revision, StoreError>>, sqlx::Error> {
-        let mut transaction = self.connection.begin().await?;
-        let latest = match self.latest.take() {
-            Some(latest) => latest,
-            None => super::latest(&mut *transaction).await?,
+        let mut current = match self.current.take() {
+            Some(current) => current,
+            None => Current::read(&mut self.connection).await?,
         };
-        let mut batch = Batch {
-            latest,
-            records: records(&mut transaction, &changes).await?,
-            accepted: Vec::new(),
-        };
+        let values = doomed(&mut self.connection, &current, &changes).await?;
+        let mut batch =
+            Batch { current: &current, records: HashMap::new(), values, accepted: vec![] };
         let answers = changes.into_iter().map(|change| batch.take(change)).collect();
-        if batch.accepted.is_empty() {
-            self.latest = Some(latest);
-            return Ok(answers);
+        let accepted = batch.accepted;
+        if !accepted.is_empty() {
+            let forgotten = self.write(&current, &accepted).await?;
+            current.take(&accepted);
+            current.forget(&forgotten);
+            // Nobody may follow at this moment.
+            _ = self.committed.send(accepted.into());
         }
-        // Each number of changes makes statements of their own, which are not worth being kept.
-        for mut statement in batch.statements() {
-            statement.build().persistent(false).execute(&mut *transaction).await?;
-        }
-        advance(&mut transaction, batch.latest, self.changes_max).await?;
-        transaction.commit().await?;
-        self.latest = Some(batch.latest);
-        // Nobody may follow at this moment.
-        _ = self.committed.send(batch.accepted.into());
+        self.current = Some(current);
         Ok(answers)
+    }
+
+    /// Adds these changes to the file, and forgets old ones, which it names.
+    async fn write(
+        &mut self,
+        current: &Current,
+        accepted: &[FeedItem],
+    ) -> Result<Vec<Revision>, sqlx::Error> {
+        let kept_from =
+            (current.latest().0 + accepted.len() as u64).saturating_sub(self.changes_max);
+        let forgotten = current.superseded(Revision(kept_from), FORGOTTEN_MAX);
+        let mut transaction = self.connection.begin().await?;
+        // Each number of changes makes statements of their own, which are not worth being kept.
+        addition(accepted).build().persistent(false).execute(&mut *transaction).await?;
+        if !forgotten.is_empty() {
+            let mut removal = among("DELETE FROM changes", &forgotten);
+            removal.build().persistent(false).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(forgotten)
     }
 }
 
-impl Batch {
+impl Batch<'_> {
     /// Decides about one change, with those before it in the same transaction made.
     fn take(&mut self, change: Change) -> Result<Revision, StoreError> {
-        let revision = Revision(self.latest.0 + 1);
-        let record = self.records.entry(change.id()).or_default();
-        let item = change.applied_to(record, revision)?;
-        self.latest = revision;
+        let id = change.id();
+        let record = self.records.get(&id).copied().unwrap_or_else(|| self.current.record(id));
+        if !change.expected().holds(record) {
+            return Err(StoreError::Conflict);
+        }
+        let revision = Revision(self.current.latest().0 + 1 + self.accepted.len() as u64);
+        let (item, after) = match change {
+            Change::Delete { .. } => {
+                let last = self.value(record.ok_or(StoreError::Conflict)?)?;
+                (FeedItem::Delete { id, last, revision }, None)
+            }
+            Change::Put { value, .. } => (FeedItem::Put { id, value, revision }, Some(revision)),
+        };
+        self.records.insert(id, after);
         self.accepted.push(item);
         Ok(revision)
     }
 
-    fn statements(&self) -> Vec<QueryBuilder<Sqlite>> {
-        [self.puts(), self.deletes(), Some(self.log())].into_iter().flatten().collect()
+    /// Of a record that is in the file or was put just now.
+    fn value(&self, of: Revision) -> Result<Bytes, StoreError> {
+        let put_now = || {
+            let place = of.0.checked_sub(self.current.latest().0 + 1)?;
+            match self.accepted.get(usize::try_from(place).ok()?)? {
+                FeedItem::Put { value, .. } => Some(value),
+                _ => None,
+            }
+        };
+        let value = self.values.get(&of).or_else(put_now).cloned();
+        value.ok_or_else(|| super::unavailable(sqlx::Error::RowNotFound))
     }
+}
 
-    fn puts(&self) -> Option<QueryBuilder<Sqlite>> {
-        let mut kept: Vec<(&AgentId, &Record)> = Vec::with_capacity(self.records.len());
-        kept.extend(self.records.iter().filter_map(|(id, record)| Some((id, record.as_ref()?))));
-        if kept.is_empty() {
-            return None;
-        }
-        let mut query = QueryBuilder::new("INSERT OR REPLACE INTO records (id, value, revision) ");
-        query.push_values(kept, |mut row, (id, record)| {
-            row.push_bind(id.to_bytes().to_vec())
-                .push_bind(record.value.to_vec())
-                .push_bind(signed(record.revision));
-        });
-        Some(query)
-    }
-
-    fn deletes(&self) -> Option<QueryBuilder<Sqlite>> {
-        let mut gone = self.records.iter().filter(|(_, record)| record.is_none()).peekable();
-        gone.peek()?;
-        let mut query = QueryBuilder::new("DELETE FROM records WHERE id IN (");
-        let mut ids = query.separated(", ");
-        for (id, _) in gone {
-            ids.push_bind(id.to_bytes().to_vec());
-        }
-        query.push(")");
-        Some(query)
-    }
-
-    fn log(&self) -> QueryBuilder<Sqlite> {
-        let mut query = QueryBuilder::new("INSERT INTO changes (revision, id, deleted, value) ");
-        query.push_values(self.accepted.iter().filter_map(row), |mut row, logged| {
-            row.push_bind(signed(logged.0))
-                .push_bind(logged.1.to_bytes().to_vec())
-                .push_bind(logged.2)
-                .push_bind(logged.3.to_vec());
-        });
-        query
-    }
+fn addition(accepted: &[FeedItem]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new("INSERT INTO changes (revision, id, deleted, value) ");
+    query.push_values(accepted.iter().filter_map(row), |mut row, change| {
+        row.push_bind(signed(change.0))
+            .push_bind(change.1.to_bytes().to_vec())
+            .push_bind(change.2)
+            .push_bind(change.3.to_vec());
+    });
+    query
 }
 
 /// The columns of a change: its revision, whose, whether that is deleted, and its value.
@@ -167,30 +177,36 @@ fn row(item: &FeedItem) -> Option<(Revision, AgentId, bool, &Bytes)> {
     }
 }
 
-/// The records that the changes are about, as they are.
-async fn records(
+/// The values of the records that these changes would delete.
+async fn doomed(
     connection: &mut SqliteConnection,
+    current: &Current,
     changes: &[Change],
-) -> Result<BTreeMap<AgentId, Option<Record>>, sqlx::Error> {
-    let rows = selection(changes).build().persistent(false).fetch_all(connection).await?;
-    rows.iter().map(|row| record(row).map(|(id, record)| (id, Some(record)))).collect()
+) -> Result<HashMap<Revision, Bytes>, sqlx::Error> {
+    let deletions = changes.iter().filter(|change| matches!(change, Change::Delete { .. }));
+    let records: Vec<_> = deletions.filter_map(|change| current.record(change.id())).collect();
+    if records.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut query = among("SELECT revision, value FROM changes", &records);
+    let rows = query.build().persistent(false).fetch_all(connection).await?;
+    let read = |row: &SqliteRow| {
+        let value = Bytes::from(row.try_get::<Vec<u8>, _>("value")?);
+        Ok((revision(row.try_get("revision")?), value))
+    };
+    rows.iter().map(read).collect()
 }
 
-fn selection(changes: &[Change]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("SELECT id, value, revision FROM records WHERE id IN (");
-    let mut ids = query.separated(", ");
-    for change in changes {
-        ids.push_bind(change.id().to_bytes().to_vec());
+/// A statement about these revisions.
+fn among(statement: &str, revisions: &[Revision]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(statement);
+    query.push(" WHERE revision IN (");
+    let mut numbers = query.separated(", ");
+    for revision in revisions {
+        numbers.push_bind(signed(*revision));
     }
     query.push(")");
     query
-}
-
-/// Reads the columns `id`, `value` and `revision`.
-pub(super) fn record(row: &SqliteRow) -> Result<(AgentId, Record), sqlx::Error> {
-    let value = Bytes::from(row.try_get::<Vec<u8>, _>("value")?);
-    let record = Record { value, revision: revision(row.try_get("revision")?) };
-    Ok((id(row)?, record))
 }
 
 /// Reads the column `id`.
@@ -198,18 +214,4 @@ pub(super) fn id(row: &SqliteRow) -> Result<AgentId, sqlx::Error> {
     let bytes: &[u8] = row.try_get("id")?;
     let wrong = |_| sqlx::Error::Decode("an identifier has 16 bytes".into());
     Ok(AgentId::from_bytes(bytes.try_into().map_err(wrong)?))
-}
-
-/// The position moves on, and what is too old to be resumed from is forgotten.
-async fn advance(
-    connection: &mut SqliteConnection,
-    latest: Revision,
-    changes_max: u64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE position SET latest = ?; DELETE FROM changes WHERE revision <= ?")
-        .bind(signed(latest))
-        .bind(signed(Revision(latest.0.saturating_sub(changes_max))))
-        .execute(connection)
-        .await?;
-    Ok(())
 }
