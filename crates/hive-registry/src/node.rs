@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Changes that are written at once: a store makes one transaction of what comes together, and a fleet that falls
 /// silent comes together.
@@ -191,6 +192,12 @@ impl Node {
 
     fn forget_position(&self) {
         self.folded.send_replace(None);
+    }
+
+    /// Wakes every watch once the replica is to stop, so that each ends.
+    pub(crate) async fn end_watches(self: Arc<Self>, stop: CancellationToken) {
+        stop.cancelled().await;
+        self.folded.send_modify(|_| ());
     }
 
     /// Judges silence and writes what follows, for ever.

@@ -113,6 +113,7 @@ async fn serve_until(
     let mut upkeep = JoinSet::new();
     upkeep.spawn(Arc::clone(&node).follow());
     upkeep.spawn(Arc::clone(&node).judge());
+    upkeep.spawn(Arc::clone(&node).end_watches(stop.clone()));
     let mut facts = vec![("address", address.to_string())];
     if let Some(address) = config.metrics_listen {
         let refused = |source| Error::Listen { address, source };

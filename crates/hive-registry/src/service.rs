@@ -353,7 +353,8 @@ impl ServiceRegistry for Registry {
 
 /// The events of a watch, until it ends with an error.
 pub(crate) fn encoded(watching: Watching) -> impl Stream<Item = Result<Bytes, Status>> {
-    futures_util::stream::unfold(Some(watching), |watching| async {
+    // It is handed on with each event.
+    futures_util::stream::unfold(Some(Box::new(watching)), |watching| async {
         let mut watching = watching?;
         match watching.next().await {
             Ok(event) => Some((Ok(event), Some(watching))),

@@ -166,13 +166,8 @@ impl Watching {
         if self.read()? > 0 {
             return Ok(());
         }
-        tokio::select! {
-            biased;
-            changed = self.folded.changed() => {
-                changed.map_err(|_| self.ended("this replica stops"))
-            }
-            () = self.stop.cancelled() => Ok(()),
-        }
+        // Whoever stops the replica wakes every watch: thousands that wait for that as well would be in each other's way.
+        self.folded.changed().await.map_err(|_| self.ended("this replica stops"))
     }
 
     /// Takes the events that concern this watch, of those that come next, and says how many there were.

@@ -6,6 +6,7 @@ use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Items under way to one follower: it reads them as fast as memory is written, so this is only slack.
 const FEED_MAX: usize = 256;
@@ -161,6 +162,6 @@ impl Store for Memory {
         let start = self.state().start(from)?;
         let (sender, items) = mpsc::channel(FEED_MAX);
         tokio::spawn(self.clone().feed(start, sender));
-        Ok(Feed::new(items))
+        Ok(Feed::new(ReceiverStream::new(items)))
     }
 }

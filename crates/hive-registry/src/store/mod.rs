@@ -17,13 +17,13 @@ pub(crate) use sqlite::Sqlite;
 
 use crate::agent::{AgentId, ReplicaId};
 use crate::{Error, StoreConfig};
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use hive_security::Workload;
 use prost::bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -181,18 +181,25 @@ pub(crate) enum StoreError {
 }
 
 /// What a store says, one by one.
-#[derive(Debug)]
-pub(crate) struct Feed(mpsc::Receiver<Result<FeedItem, StoreError>>);
+pub(crate) struct Feed(BoxStream<'static, Result<FeedItem, StoreError>>);
 
 impl Feed {
-    /// A feed that ends with [`StoreError::Cut`] when its sender is dropped.
-    pub(crate) fn new(items: mpsc::Receiver<Result<FeedItem, StoreError>>) -> Self {
-        Self(items)
+    /// A feed that ends with [`StoreError::Cut`] when this stream does.
+    pub(crate) fn new(
+        items: impl Stream<Item = Result<FeedItem, StoreError>> + Send + 'static,
+    ) -> Self {
+        Self(Box::pin(items))
     }
 
     /// The next item. After an error, the feed is over. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<FeedItem, StoreError> {
-        self.0.recv().await.unwrap_or(Err(StoreError::Cut))
+        self.0.next().await.unwrap_or(Err(StoreError::Cut))
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Feed")
     }
 }
 

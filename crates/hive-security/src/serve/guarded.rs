@@ -184,14 +184,15 @@ impl Guard {
             self.judge_again();
         }
         loop {
+            if let Some(timer) = &mut self.timer {
+                std::task::ready!(timer.as_mut().poll(cx));
+            }
+            // The wall clock may have moved, so it is asked again after each wait.
             let left = self.ends_at.duration_since(SystemTime::now()).unwrap_or_default();
             if left.is_zero() {
                 return Poll::Ready(());
             }
-            // The wall clock may have moved, so it is asked again after each wait.
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(left)));
-            std::task::ready!(timer.as_mut().poll(cx));
-            self.timer = None;
+            self.timer = Some(Box::pin(sleep(left)));
         }
     }
 

@@ -56,7 +56,7 @@ pub(super) async fn follow(store: Etcd, from: Option<Revision>) -> Result<Feed, 
     let (items, receiver) = mpsc::channel(FEED_MAX);
     let follower = Follower { store, watch, _requests: requests, items, history, replicas, now };
     tokio::spawn(follower.run(from.is_some()));
-    Ok(Feed::new(receiver))
+    Ok(Feed::new(ReceiverStream::new(receiver)))
 }
 
 /// The number of a revision that etcd has come to. It may have been given before etcd lost its data, or before an

@@ -5,10 +5,11 @@ use super::writer::id;
 use super::{beginning, latest, revision, signed, unavailable};
 use crate::agent::ReplicaId;
 use crate::store::{Feed, FeedItem, Revision, StoreError};
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, stream};
 use prost::bytes::Bytes;
 use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
@@ -34,14 +35,22 @@ pub(super) type Commit = Arc<[FeedItem]>;
 /// Commits that a follower may be behind before it reads from the file what it missed.
 pub(super) const COMMITS_MAX: usize = 16;
 
-/// One follower.
+/// One follower: what there was is told beside it, and then it takes the commits.
 struct Follower {
+    past: Option<mpsc::Receiver<Result<FeedItem, StoreError>>>,
     readers: Readers,
     commits: broadcast::Receiver<Commit>,
+    at: Revision,
+    ready: VecDeque<FeedItem>,
+}
+
+/// What tells what there was.
+struct Past {
+    readers: Readers,
     items: mpsc::Sender<Result<FeedItem, StoreError>>,
 }
 
-/// Why a feed ends.
+/// Why the past ends early.
 enum End {
     Failed(StoreError),
     /// Nobody reads any more.
@@ -57,9 +66,47 @@ impl Readers {
             None => None,
         };
         let (sender, items) = mpsc::channel(FEED_MAX);
-        let follower = Follower { readers: self.clone(), commits, items: sender };
-        tokio::spawn(follower.run(latest));
-        Ok(Feed::new(items))
+        let past = Past { readers: self.clone(), items: sender };
+        tokio::spawn(past.run(latest));
+        let follower = Follower {
+            past: Some(items),
+            readers: self.clone(),
+            commits,
+            at: Revision::default(),
+            ready: VecDeque::new(),
+        };
+        Ok(Feed::new(stream::unfold(follower, async |mut follower| {
+            Some((follower.next().await, follower))
+        })))
+    }
+
+    /// The first changes behind `at` up to `until`, at least one.
+    async fn changes(
+        &self,
+        at: Revision,
+        until: Revision,
+    ) -> Result<Vec<(Revision, FeedItem)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT revision, id, deleted, value FROM changes WHERE revision > ? AND revision <= ? \
+             ORDER BY revision LIMIT ?",
+        )
+        .bind(signed(at))
+        .bind(signed(until))
+        .bind(i64::try_from(FEED_MAX).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(unavailable)?;
+        let changes: Vec<_> =
+            rows.iter().map(change).collect::<Result<_, _>>().map_err(unavailable)?;
+        // Revisions have no gaps, so one that is missing was forgotten before this follower came to it.
+        let mut expected = at.0;
+        for (revision, _) in &changes {
+            expected += 1;
+            if revision.0 != expected {
+                return Err(StoreError::Compacted { oldest: Revision(revision.0 - 1) });
+            }
+        }
+        if changes.is_empty() { Err(StoreError::Compacted { oldest: until }) } else { Ok(changes) }
     }
 
     /// The last revision, if every change since `from` is known.
@@ -77,31 +124,69 @@ impl Readers {
 }
 
 impl Follower {
-    /// Tells what there is, from the start or from a revision up to the last one, and then each change.
-    async fn run(mut self, since: Option<(Revision, Revision)>) {
-        let Err(end) = self.tell(since).await;
-        if let End::Failed(error) = end {
+    async fn next(&mut self) -> Result<FeedItem, StoreError> {
+        if let Some(past) = &mut self.past {
+            let told = past.recv().await.unwrap_or(Err(StoreError::Cut));
+            if let Ok(FeedItem::InSync { revision }) = told {
+                (self.at, self.past) = (revision, None);
+            }
+            return told;
+        }
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Ok(item);
+            }
+            match self.commits.recv().await {
+                Ok(commit) => self.take(&commit).await?,
+                Err(RecvError::Lagged(_)) => {
+                    let latest = latest(&self.readers.pool).await.map_err(unavailable)?;
+                    self.read(latest).await?;
+                }
+                Err(RecvError::Closed) => return Err(StoreError::Cut),
+            }
+        }
+    }
+
+    /// Makes the changes of a commit ready that were not told, and what lies between from the file.
+    async fn take(&mut self, commit: &[FeedItem]) -> Result<(), StoreError> {
+        let Some(first) = commit.iter().find_map(FeedItem::revision) else { return Ok(()) };
+        self.read(Revision(first.0 - 1)).await?;
+        for item in commit {
+            if let Some(revision) = item.revision().filter(|revision| *revision > self.at) {
+                self.ready.push_back(item.clone());
+                self.at = revision;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the changes up to `until` ready.
+    async fn read(&mut self, until: Revision) -> Result<(), StoreError> {
+        while self.at < until {
+            let changes = self.readers.changes(self.at, until).await?;
+            self.at = changes.last().map_or(until, |(revision, _)| *revision);
+            self.ready.extend(changes.into_iter().map(|(_, item)| item));
+        }
+        Ok(())
+    }
+}
+
+impl Past {
+    /// Tells what there is, from the start or from a revision up to the last one.
+    async fn run(self, since: Option<(Revision, Revision)>) {
+        if let Err(End::Failed(error)) = self.tell(since).await {
             // Nobody may read any more.
             _ = self.items.send(Err(error)).await;
         }
     }
 
-    async fn tell(
-        &mut self,
-        since: Option<(Revision, Revision)>,
-    ) -> Result<std::convert::Infallible, End> {
+    async fn tell(&self, since: Option<(Revision, Revision)>) -> Result<(), End> {
         self.send(FeedItem::Replicas([self.readers.replica.clone()].into())).await?;
-        let mut at = match since {
+        let revision = match since {
             Some((from, latest)) => self.changes(from, latest).await?,
             None => self.snapshot().await?,
         };
-        self.send(FeedItem::InSync { revision: at }).await?;
-        loop {
-            at = match self.next_commit().await? {
-                Some(commit) => self.pass_on(at, &commit).await?,
-                None => self.changes(at, self.latest().await?).await?,
-            };
-        }
+        self.send(FeedItem::InSync { revision }).await
     }
 
     /// Every record, and the revision of this look at the file.
@@ -119,63 +204,14 @@ impl Follower {
         Ok(current.latest())
     }
 
-    /// The changes behind `at` up to `until`, and where that is.
     async fn changes(&self, mut at: Revision, until: Revision) -> Result<Revision, End> {
         while at < until {
-            let rows = sqlx::query(
-                "SELECT revision, id, deleted, value FROM changes WHERE revision > ? AND revision <= ? \
-                 ORDER BY revision LIMIT ?",
-            )
-            .bind(signed(at))
-            .bind(signed(until))
-            .bind(i64::try_from(FEED_MAX).unwrap_or(i64::MAX))
-            .fetch_all(&self.readers.pool)
-            .await?;
-            for row in &rows {
-                let (revision, item) = change(row)?;
-                // Revisions have no gaps, so one that is missing was forgotten before this follower came to it.
-                if revision.0 != at.0 + 1 {
-                    return Err(End::Failed(StoreError::Compacted {
-                        oldest: Revision(revision.0 - 1),
-                    }));
-                }
+            for (revision, item) in self.readers.changes(at, until).await.map_err(End::Failed)? {
                 at = revision;
                 self.send(item).await?;
             }
-            if rows.is_empty() {
-                return Err(End::Failed(StoreError::Compacted { oldest: until }));
-            }
         }
-        Ok(at.max(until))
-    }
-
-    /// The next commit; `None` if some were missed.
-    async fn next_commit(&mut self) -> Result<Option<Commit>, End> {
-        tokio::select! {
-            commit = self.commits.recv() => match commit {
-                Ok(commit) => Ok(Some(commit)),
-                Err(RecvError::Lagged(_)) => Ok(None),
-                Err(RecvError::Closed) => Err(End::Failed(StoreError::Cut)),
-            },
-            () = self.items.closed() => Err(End::Unread),
-        }
-    }
-
-    /// Tells the changes of a commit that lie behind `at`, and what lies between from the file.
-    async fn pass_on(&self, mut at: Revision, commit: &[FeedItem]) -> Result<Revision, End> {
-        for item in commit {
-            let Some(revision) = item.revision().filter(|revision| *revision > at) else {
-                continue;
-            };
-            self.changes(at, Revision(revision.0 - 1)).await?;
-            self.send(item.clone()).await?;
-            at = revision;
-        }
-        Ok(at)
-    }
-
-    async fn latest(&self) -> Result<Revision, End> {
-        Ok(latest(&self.readers.pool).await?)
+        Ok(until)
     }
 
     async fn send(&self, item: FeedItem) -> Result<(), End> {

@@ -110,15 +110,14 @@ impl Writer {
         let kept_from =
             (current.latest().0 + accepted.len() as u64).saturating_sub(self.changes_max);
         let forgotten = current.superseded(Revision(kept_from), FORGOTTEN_MAX);
-        let mut transaction = self.connection.begin().await?;
+        let mut all = transaction(accepted, &forgotten);
         // Each number of changes makes statements of their own, which are not worth being kept.
-        addition(accepted).build().persistent(false).execute(&mut *transaction).await?;
-        if !forgotten.is_empty() {
-            let mut removal = among("DELETE FROM changes", &forgotten);
-            removal.build().persistent(false).execute(&mut *transaction).await?;
+        let made = all.build().persistent(false).execute(&mut self.connection).await;
+        if made.is_err() {
+            // Refused if nothing is under way. If something stays so, no transaction begins until this succeeds.
+            _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await;
         }
-        transaction.commit().await?;
-        Ok(forgotten)
+        made.map(|_| forgotten)
     }
 }
 
@@ -157,14 +156,21 @@ impl Batch<'_> {
     }
 }
 
-fn addition(accepted: &[FeedItem]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("INSERT INTO changes (revision, id, deleted, value) ");
+/// One text, for each statement of its own would be carried to SQLite's thread and back.
+fn transaction(accepted: &[FeedItem], forgotten: &[Revision]) -> QueryBuilder<Sqlite> {
+    let mut query =
+        QueryBuilder::new("BEGIN IMMEDIATE; INSERT INTO changes (revision, id, deleted, value) ");
     query.push_values(accepted.iter().filter_map(row), |mut row, change| {
         row.push_bind(signed(change.0))
             .push_bind(change.1.to_bytes().to_vec())
             .push_bind(change.2)
             .push_bind(change.3.to_vec());
     });
+    if !forgotten.is_empty() {
+        query.push("; DELETE FROM changes");
+        among(&mut query, forgotten);
+    }
+    query.push("; COMMIT");
     query
 }
 
@@ -188,7 +194,8 @@ async fn doomed(
     if records.is_empty() {
         return Ok(HashMap::new());
     }
-    let mut query = among("SELECT revision, value FROM changes", &records);
+    let mut query = QueryBuilder::new("SELECT revision, value FROM changes");
+    among(&mut query, &records);
     let rows = query.build().persistent(false).fetch_all(connection).await?;
     let read = |row: &SqliteRow| {
         let value = Bytes::from(row.try_get::<Vec<u8>, _>("value")?);
@@ -197,16 +204,14 @@ async fn doomed(
     rows.iter().map(read).collect()
 }
 
-/// A statement about these revisions.
-fn among(statement: &str, revisions: &[Revision]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(statement);
+/// Bounds a statement to these revisions.
+fn among(query: &mut QueryBuilder<Sqlite>, revisions: &[Revision]) {
     query.push(" WHERE revision IN (");
     let mut numbers = query.separated(", ");
     for revision in revisions {
         numbers.push_bind(signed(*revision));
     }
     query.push(")");
-    query
 }
 
 /// Reads the column `id`.
