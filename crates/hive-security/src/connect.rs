@@ -256,7 +256,7 @@ impl Dialler {
             .keep_alive_while_idle(true);
         let connect = tower::service_fn(move |_: http::Uri| {
             let dialler = self.clone();
-            async move { dialler.dial_on().await.map(TokioIo::new) }
+            async move { dialler.dial_on().await.map(tls::Gathered::new).map(TokioIo::new) }
         });
         Ok(endpoint.connect_with_connector_lazy(connect))
     }

@@ -6,10 +6,12 @@
 //!
 //! [`accept`] and [`connect`] are TLS over any stream, for protocols that bring no layers of their own.
 
+mod gathered;
 mod streams;
 
 use std::sync::Arc;
 
+pub(crate) use self::gathered::Gathered;
 pub use self::streams::{accept, connect};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

@@ -1,7 +1,7 @@
 //! One connection, and how it ends.
 
 use std::future::Future;
-use std::io::{self, Write};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tonic::transport::server::Connected;
 use crate::serve::peer::{PeerCertificate, VerifiedCertificate};
 use crate::spiffe::svid::validity;
 use crate::spiffe::trust::workload_id;
+use crate::tls::Gathered;
 
 /// How long a connection that we end is still listened to. Its client needs a round trip to learn of the end.
 const LINGER_DEADLINE: Duration = Duration::from_secs(2);
@@ -27,7 +28,7 @@ const LINGER_DEADLINE: Duration = Duration::from_secs(2);
 /// was told last: that a call was not taken, say, and can be made again.
 #[derive(Debug)]
 pub struct TlsConnection {
-    stream: TlsStream<TcpStream>,
+    stream: Gathered<TlsStream<TcpStream>>,
     peer: PeerCertificate,
     /// Runs once our side has said good-bye.
     linger: Option<Pin<Box<Sleep>>>,
@@ -39,7 +40,7 @@ impl TlsConnection {
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         // Parsed once per connection; every call on it reads the result.
         let peer = PeerCertificate(leaf.map(read).transpose()?);
-        Ok(Self { stream, peer, linger: None })
+        Ok(Self { stream: Gathered::new(stream), peer, linger: None })
     }
 
     /// Ready when the client has hung up, or had time enough to.
@@ -47,7 +48,7 @@ impl TlsConnection {
         if self.linger.as_mut().is_none_or(|linger| linger.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(());
         }
-        let (tcp, _) = self.stream.get_mut();
+        let (tcp, _) = self.stream.get_mut().get_mut();
         let mut scratch = [0; 1024];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
@@ -85,25 +86,16 @@ impl AsyncRead for TlsConnection {
 }
 
 impl AsyncWrite for TlsConnection {
-    /// Encrypts, and leaves the sending to [`poll_flush`](Self::poll_flush), so that many answers are one system call.
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let (_, session) = self.stream.get_mut();
-        let taken = session.writer().write(bytes)?;
-        if taken > 0 || bytes.is_empty() {
-            return Poll::Ready(Ok(taken));
-        }
-        // As much is waiting as may.
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    /// No: each piece would be a record and a system call of its own. h2 gathers what is small instead.
     fn is_write_vectored(&self) -> bool {
-        false
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
