@@ -8,8 +8,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+/// Far longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 async fn next(events: &mut Streaming<AgentChangeEvent>) -> AgentChangeEvent {
-    let event = tokio::time::timeout(Duration::from_secs(10), events.message()).await;
+    let event = tokio::time::timeout(DEADLINE, events.message()).await;
     event.expect("an event comes").expect("no error").expect("the watch goes on")
 }
 
@@ -40,7 +43,8 @@ async fn a_watch_tells_what_is_there_then_that_it_is_in_sync_and_then_each_chang
     assert_eq!(next(&mut events).await.event_type(), EventType::InSync);
     // A registry that stops says where to go on.
     stack.stop.cancel();
-    let ended = events.message().await.expect_err("it stops");
+    let ended = tokio::time::timeout(DEADLINE, events.message()).await.expect("it ends in time");
+    let ended = ended.expect_err("it stops");
     assert_eq!(ended.code(), Code::Unavailable);
     assert!(ended.message().contains("resume_revision"), "{ended}");
     assert!(stack.served.await.expect("no panic").is_ok());

@@ -40,8 +40,12 @@ struct Follower {
     past: Option<mpsc::Receiver<Result<FeedItem, StoreError>>>,
     readers: Readers,
     commits: broadcast::Receiver<Commit>,
-    at: Revision,
+    /// What comes next, and the revision of the last of it.
     ready: VecDeque<FeedItem>,
+    at: Revision,
+    /// What the file is to be asked for before the next commit.
+    missed: Revision,
+    commit: Option<Commit>,
 }
 
 /// What tells what there was.
@@ -72,8 +76,10 @@ impl Readers {
             past: Some(items),
             readers: self.clone(),
             commits,
-            at: Revision::default(),
             ready: VecDeque::new(),
+            at: Revision::default(),
+            missed: Revision::default(),
+            commit: None,
         };
         Ok(Feed::new(stream::unfold(follower, async |mut follower| {
             Some((follower.next().await, follower))
@@ -136,36 +142,40 @@ impl Follower {
             if let Some(item) = self.ready.pop_front() {
                 return Ok(item);
             }
-            match self.commits.recv().await {
-                Ok(commit) => self.take(&commit).await?,
-                Err(RecvError::Lagged(_)) => {
-                    let latest = latest(&self.readers.pool).await.map_err(unavailable)?;
-                    self.read(latest).await?;
-                }
-                Err(RecvError::Closed) => return Err(StoreError::Cut),
+            if self.at < self.missed {
+                let changes = self.readers.changes(self.at, self.missed).await?;
+                self.at = changes.last().map_or(self.missed, |(revision, _)| *revision);
+                self.ready.extend(changes.into_iter().map(|(_, item)| item));
+            } else if let Some(commit) = self.commit.take() {
+                self.take(&commit);
+            } else {
+                self.wait().await?;
             }
         }
     }
 
-    /// Makes the changes of a commit ready that were not told, and what lies between from the file.
-    async fn take(&mut self, commit: &[FeedItem]) -> Result<(), StoreError> {
-        let Some(first) = commit.iter().find_map(FeedItem::revision) else { return Ok(()) };
-        self.read(Revision(first.0 - 1)).await?;
+    /// Makes the changes of a commit ready that were not told.
+    fn take(&mut self, commit: &[FeedItem]) {
         for item in commit {
             if let Some(revision) = item.revision().filter(|revision| *revision > self.at) {
                 self.ready.push_back(item.clone());
                 self.at = revision;
             }
         }
-        Ok(())
     }
 
-    /// Makes the changes up to `until` ready.
-    async fn read(&mut self, until: Revision) -> Result<(), StoreError> {
-        while self.at < until {
-            let changes = self.readers.changes(self.at, until).await?;
-            self.at = changes.last().map_or(until, |(revision, _)| *revision);
-            self.ready.extend(changes.into_iter().map(|(_, item)| item));
+    /// Waits for a commit, or learns that some were missed.
+    async fn wait(&mut self) -> Result<(), StoreError> {
+        match self.commits.recv().await {
+            Ok(commit) => {
+                let first = commit.iter().find_map(FeedItem::revision).unwrap_or_default();
+                self.missed = Revision(first.0.saturating_sub(1));
+                self.commit = Some(commit);
+            }
+            Err(RecvError::Lagged(_)) => {
+                self.missed = latest(&self.readers.pool).await.map_err(unavailable)?;
+            }
+            Err(RecvError::Closed) => return Err(StoreError::Cut),
         }
         Ok(())
     }

@@ -111,8 +111,9 @@ impl Writer {
             (current.latest().0 + accepted.len() as u64).saturating_sub(self.changes_max);
         let forgotten = current.superseded(Revision(kept_from), FORGOTTEN_MAX);
         let mut all = transaction(accepted, &forgotten);
-        // Each number of changes makes statements of their own, which are not worth being kept.
-        let made = all.build().persistent(false).execute(&mut self.connection).await;
+        // Each number of changes makes statements of their own; only those of a lone change are worth being kept.
+        let is_usual = accepted.len() == 1 && forgotten.len() <= 1;
+        let made = all.build().persistent(is_usual).execute(&mut self.connection).await;
         if made.is_err() {
             // Refused if nothing is under way. If something stays so, no transaction begins until this succeeds.
             _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await;
