@@ -62,7 +62,6 @@ impl OpenBao {
         let mut server = Server::start(program, &arguments, &token, &log)?;
         let address = format!("{}://127.0.0.1:{port}", if is_tls { "https" } else { "http" });
         let authority = directory.join("vault-ca.pem");
-        server.ready(START_DEADLINE, || serves(&address, Some(&authority))).await?;
         let is_settled = || has_versions(&address, &authority, &root_token);
         server.ready(START_DEADLINE, is_settled).await?;
         let ca_pem = if is_tls { read(&authority).await } else { None };
@@ -161,7 +160,7 @@ async fn unseal(server: &mut Server, address: &str, key: &SecretString) -> Resul
     if call("PUT", address, "sys/unseal", &body).await.is_none() {
         return Err(server.not_started("it cannot be unsealed".to_owned()));
     }
-    server.ready(START_DEADLINE, || serves(address, None)).await
+    server.ready(START_DEADLINE, || serves(address)).await
 }
 
 /// It answers at all, even if it is sealed or was never initialised.
@@ -169,23 +168,23 @@ async fn answers(address: &str) -> bool {
     call("GET", address, "sys/seal-status", &Value::Null).await.is_some()
 }
 
-/// It is active: `sys/health` is a success for nothing else. Over TLS the authority that it made is in this file.
-async fn serves(address: &str, authority: Option<&Path>) -> bool {
-    let Some(roots) = roots(address, authority).await else { return false };
-    ask(roots, None, "GET", address, "sys/health", &Value::Null).await.is_some()
+/// It is active: `sys/health` is a success for nothing else.
+async fn serves(address: &str) -> bool {
+    call("GET", address, "sys/health", &Value::Null).await.is_some()
 }
 
-/// The engine that the development mode mounts has its versions, which it gets behind the first answers. A server whose
+/// It is active, and the engine that the development mode mounts has its versions, which it gets behind the first answers. A server whose
 /// engine is unmounted meanwhile divides by zero and hangs up (2.7.2 does).
 async fn has_versions(address: &str, authority: &Path, token: &SecretString) -> bool {
-    let Some(roots) = roots(address, Some(authority)).await else { return false };
+    let Some(roots) = roots(address, authority).await else { return false };
     ask(roots, Some(token), "GET", address, "secret/config", &Value::Null).await.is_some()
 }
 
-async fn roots(address: &str, authority: Option<&Path>) -> Option<rustls::RootCertStore> {
+/// Over TLS, the authority that it made: it is in this file.
+async fn roots(address: &str, authority: &Path) -> Option<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
-    if let Some(path) = authority.filter(|_| address.starts_with("https")) {
-        let pem = read(path).await?;
+    if address.starts_with("https") {
+        let pem = read(authority).await?;
         roots.add_parsable_certificates(
             CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok),
         );

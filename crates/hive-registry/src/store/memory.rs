@@ -116,19 +116,12 @@ impl State {
 
     fn apply(&mut self, change: Change) -> Result<Revision, StoreError> {
         let (id, revision) = (change.id(), Revision(self.latest.0 + 1));
-        if !change.expected().holds(self.records.get(&id).map(|record| record.1)) {
-            return Err(StoreError::Conflict);
+        let (value, at) = self.records.get(&id).cloned().unzip();
+        let item = change.told(revision, at, |_| value.ok_or(StoreError::Conflict))?;
+        match &item {
+            FeedItem::Put { value, .. } => _ = self.records.insert(id, (value.clone(), revision)),
+            _ => _ = self.records.remove(&id),
         }
-        let item = match change {
-            Change::Delete { .. } => {
-                let (last, _) = self.records.remove(&id).ok_or(StoreError::Conflict)?;
-                FeedItem::Delete { id, last, revision }
-            }
-            Change::Put { value, .. } => {
-                self.records.insert(id, (value.clone(), revision));
-                FeedItem::Put { id, value, revision }
-            }
-        };
         self.changes.push_back((revision, item));
         self.latest = revision;
         Ok(revision)

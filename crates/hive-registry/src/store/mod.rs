@@ -103,6 +103,26 @@ impl Change {
         }
     }
 
+    /// What it tells under this revision, if what it expects holds of the record: of which this is the last change, and
+    /// whose value can be asked for.
+    fn told(
+        self,
+        revision: Revision,
+        record: Option<Revision>,
+        value: impl FnOnce(Revision) -> Result<Bytes, StoreError>,
+    ) -> Result<FeedItem, StoreError> {
+        if !self.expected().holds(record) {
+            return Err(StoreError::Conflict);
+        }
+        match self {
+            Self::Delete { id, .. } => {
+                let last = value(record.ok_or(StoreError::Conflict)?)?;
+                Ok(FeedItem::Delete { id, last, revision })
+            }
+            Self::Put { id, value, .. } => Ok(FeedItem::Put { id, value, revision }),
+        }
+    }
+
     fn expected(&self) -> Expected {
         match self {
             Self::Delete { expected, .. } | Self::Put { expected, .. } => *expected,

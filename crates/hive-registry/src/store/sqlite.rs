@@ -9,14 +9,16 @@ mod writer;
 
 pub(crate) use writer::Writer;
 
-use super::{Change, Feed, Revision, Store, StoreError};
-use crate::agent::ReplicaId;
+use super::{Change, Feed, FeedItem, Revision, Store, StoreError};
+use crate::agent::{AgentId, ReplicaId};
 use current::Current;
 use feed::{COMMITS_MAX, Readers};
+use prost::bytes::Bytes;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, SqliteExecutor};
+use sqlx::{ConnectOptions, Row, SqliteExecutor};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -182,6 +184,22 @@ fn signed(revision: Revision) -> i64 {
 
 fn revision(number: i64) -> Revision {
     Revision(u64::try_from(number).unwrap_or_default())
+}
+
+/// The columns of a change: its revision, whose, whether that is deleted, and its value.
+fn row(item: &FeedItem) -> Option<(Revision, AgentId, bool, &Bytes)> {
+    match item {
+        FeedItem::Delete { id, last, revision } => Some((*revision, *id, true, last)),
+        FeedItem::Put { id, value, revision } => Some((*revision, *id, false, value)),
+        FeedItem::InSync { .. } | FeedItem::Replicas(_) => None,
+    }
+}
+
+/// Reads the column `id`.
+fn id(row: &SqliteRow) -> Result<AgentId, sqlx::Error> {
+    let bytes: &[u8] = row.try_get("id")?;
+    let wrong = |_| sqlx::Error::Decode("an identifier has 16 bytes".into());
+    Ok(AgentId::from_bytes(bytes.try_into().map_err(wrong)?))
 }
 
 fn unavailable(error: sqlx::Error) -> StoreError {

@@ -1,7 +1,6 @@
 //! Which changes are records.
 
-use super::writer::id;
-use super::{beginning, revision};
+use super::{beginning, id, revision, row};
 use crate::agent::AgentId;
 use crate::store::{FeedItem, Revision};
 use futures_util::TryStreamExt;
@@ -41,19 +40,15 @@ impl Current {
         self.records.get(&id).copied()
     }
 
-    /// Whether this change of the agent is its record.
-    pub(super) fn is_record(&self, id: AgentId, revision: Revision) -> bool {
-        self.record(id) == Some(revision)
+    /// Whether this change, which is in the file, is a record.
+    pub(super) fn is_record(&self, revision: Revision) -> bool {
+        !self.superseded.contains(&revision)
     }
 
     /// What was committed.
     pub(super) fn take(&mut self, committed: &[FeedItem]) {
-        for item in committed {
-            match item {
-                FeedItem::Delete { id, revision, .. } => self.note(*id, *revision, true),
-                FeedItem::Put { id, revision, .. } => self.note(*id, *revision, false),
-                FeedItem::InSync { .. } | FeedItem::Replicas(_) => {}
-            }
+        for (revision, id, is_deleted, _) in committed.iter().filter_map(row) {
+            self.note(id, revision, is_deleted);
         }
     }
 

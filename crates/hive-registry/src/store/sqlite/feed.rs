@@ -1,8 +1,7 @@
 //! What followers read: every record in one look at the file, or the changes since, and then each commit.
 
 use super::current::Current;
-use super::writer::id;
-use super::{beginning, latest, revision, signed, unavailable};
+use super::{beginning, id, latest, revision, signed, unavailable};
 use crate::agent::ReplicaId;
 use crate::store::{Feed, FeedItem, Revision, StoreError};
 use futures_util::{TryStreamExt, stream};
@@ -207,7 +206,7 @@ impl Past {
             sqlx::query("SELECT revision, id, deleted, value FROM changes").fetch(&mut *look);
         while let Some(row) = rows.try_next().await? {
             let (revision, item) = change(&row)?;
-            if current.is_record(id(&row)?, revision) {
+            if current.is_record(revision) {
                 self.send(item).await?;
             }
         }

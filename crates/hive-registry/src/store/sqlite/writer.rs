@@ -2,7 +2,7 @@
 
 use super::current::Current;
 use super::feed::Commit;
-use super::{revision, signed};
+use super::{revision, row, signed};
 use crate::agent::AgentId;
 use crate::store::{Change, FeedItem, Revision, StoreError};
 use prost::bytes::Bytes;
@@ -127,18 +127,10 @@ impl Batch<'_> {
     fn take(&mut self, change: Change) -> Result<Revision, StoreError> {
         let id = change.id();
         let record = self.records.get(&id).copied().unwrap_or_else(|| self.current.record(id));
-        if !change.expected().holds(record) {
-            return Err(StoreError::Conflict);
-        }
         let revision = Revision(self.current.latest().0 + 1 + self.accepted.len() as u64);
-        let (item, after) = match change {
-            Change::Delete { .. } => {
-                let last = self.value(record.ok_or(StoreError::Conflict)?)?;
-                (FeedItem::Delete { id, last, revision }, None)
-            }
-            Change::Put { value, .. } => (FeedItem::Put { id, value, revision }, Some(revision)),
-        };
-        self.records.insert(id, after);
+        let item = change.told(revision, record, |of| self.value(of))?;
+        let is_put = matches!(item, FeedItem::Put { .. });
+        self.records.insert(id, is_put.then_some(revision));
         self.accepted.push(item);
         Ok(revision)
     }
@@ -175,15 +167,6 @@ fn transaction(accepted: &[FeedItem], forgotten: &[Revision]) -> QueryBuilder<Sq
     query
 }
 
-/// The columns of a change: its revision, whose, whether that is deleted, and its value.
-fn row(item: &FeedItem) -> Option<(Revision, AgentId, bool, &Bytes)> {
-    match item {
-        FeedItem::Delete { id, last, revision } => Some((*revision, *id, true, last)),
-        FeedItem::Put { id, value, revision } => Some((*revision, *id, false, value)),
-        FeedItem::InSync { .. } | FeedItem::Replicas(_) => None,
-    }
-}
-
 /// The values of the records that these changes would delete.
 async fn doomed(
     connection: &mut SqliteConnection,
@@ -213,11 +196,4 @@ fn among(query: &mut QueryBuilder<Sqlite>, revisions: &[Revision]) {
         numbers.push_bind(signed(*revision));
     }
     query.push(")");
-}
-
-/// Reads the column `id`.
-pub(super) fn id(row: &SqliteRow) -> Result<AgentId, sqlx::Error> {
-    let bytes: &[u8] = row.try_get("id")?;
-    let wrong = |_| sqlx::Error::Decode("an identifier has 16 bytes".into());
-    Ok(AgentId::from_bytes(bytes.try_into().map_err(wrong)?))
 }
